@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+#: Tokens of the task: ten digits, BOS, SEP, EOS.
+VOCABULARY = 13
+#: Learned positions of the model; a prompt and completion of 13 digits each fit.
+CONTEXT = 32
+
 
 @dataclass(frozen=True)
 class Timeouts:
@@ -84,6 +89,13 @@ class JobConfig:
     """0 = never"""
     timeouts: Timeouts = field(default_factory=Timeouts)
     posture: Posture = field(default_factory=Posture)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Size of the policy's float32 parameters, without building it (a test holds it to the model)."""
+        dim = self.model_dim
+        embeddings = (2 * VOCABULARY + CONTEXT) * dim
+        return 4 * (embeddings + self.model_layers * (12 * dim * dim + 13 * dim) + 2 * dim)
 
     def timeout_s(self, name: str) -> float:
         """The time-out `name` after scaling and floors, in seconds."""

@@ -1,0 +1,88 @@
+"""The policy: a tiny decoder-only transformer with learned positions, plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlhf.config import CONTEXT, VOCABULARY, JobConfig
+
+
+class Block(nn.Module):
+    """Attention and a four times wider layer, each normalised before and added after."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.project = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.widen = nn.Linear(dim, 4 * dim)
+        self.narrow = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor, bias: Tensor, start: int, cache: Tensor | None) -> Tensor:
+        """`x [b, t, dim]` at slots start..start+t; `cache [2, b, heads, slots, dim / heads]` is written and read."""
+        b, t, dim = x.shape
+        query, key, value = self.qkv(self.norm1(x)).view(b, t, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            cache[0, :, :, start : start + t] = key
+            cache[1, :, :, start : start + t] = value
+            key, value = cache[:, :, :, : start + t]
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        x = x + self.project(attended.transpose(1, 2).reshape(b, t, dim))
+        widened: Tensor = self.narrow(functional.gelu(self.widen(self.norm2(x))))
+        return x + widened
+
+
+class Decoder(nn.Module):
+    """Token ids to logits of the next token."""
+
+    def __init__(self, dim: int, heads: int, layers: int):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"model_dim {dim} is not a multiple of model_heads {heads}")
+        self.dim, self.heads = dim, heads
+        self.token = nn.Embedding(VOCABULARY, dim)
+        self.position = nn.Embedding(CONTEXT, dim)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, VOCABULARY, bias=False)
+
+    def forward(self, ids: Tensor, bias: Tensor, start: int = 0, cache: Tensor | None = None) -> Tensor:
+        """Logits `[b, t, vocabulary]` of `ids [b, t]` at slots start..start+t; `bias [b, 1, t, start + t]`."""
+        x = self.token(ids) + self.position.weight[start : start + ids.shape[1]]
+        for layer, block in enumerate(self.blocks):
+            x = block(x, bias, start, None if cache is None else cache[layer])
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+
+def build_model(config: JobConfig) -> Decoder:
+    """The initial policy of a job: the same parameters in every process that has the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = Decoder(config.model_dim, config.model_heads, config.model_layers)
+        for name, parameter in model.named_parameters():
+            if name in ("token.weight", "position.weight"):
+                nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def attention_bias(mask: Tensor) -> Tensor:
+    """Additive attention bias `[b, 1, t, t]` of a token mask `[b, t]`: causal, and padding is seen by nobody but itself.
+
+    (A slot that could see nothing at all would be not a number.)
+    """
+    slots = mask.shape[1]
+    seen = mask.bool()[:, None, None, :] & torch.ones(slots, slots, dtype=torch.bool).tril()
+    seen = seen | torch.eye(slots, dtype=torch.bool)
+    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+
+
+def token_logprobs(model: Decoder, ids: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """Log-probability `[b, t - 1]`, in nats, of each token of `ids [b, t]` after those before it."""
+    logits = model(ids[:, :-1], attention_bias(mask[:, :-1]))
+    chosen = ids[:, 1:, None]
+    return torch.log_softmax(logits / temperature, dim=-1).gather(-1, chosen).squeeze(-1)
