@@ -1,0 +1,211 @@
+"""What truly happened in a run: where the fault was, where the error came out, and whether the run counts.
+
+Pure functions from a run's own records (plan, history of the seam and of injection, log rows) to plain JSON types. Nothing
+here knows a path; `tasks.outcome` loads the records. Times are wall-clock seconds unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from storage.records import FaultKind, Phase, Role, Stage
+
+Record = dict[str, Any]
+
+#: The place of each stage in a step; distances between stages are counted along it. Reward is part of rollout.
+PLACE_IN_STEP = {str(stage): place for place, stage in enumerate(stage for stage in Stage if stage != Stage.REWARD)}
+PLACE_IN_STEP[str(Stage.REWARD)] = PLACE_IN_STEP[str(Stage.ROLLOUT)]
+#: What every fault of a valid run has behind it, in the order in which it happens.
+PROOF = {"fired": "never fired", "applied": "was not applied", "verified": "was not verified", "gone": "is not proven gone"}
+_ERROR_LEVELS = ("ERROR", "CRITICAL")
+
+
+def role_of(component: str) -> str:
+    """The role in a component's name: ``train0`` -> ``train``."""
+    return component.rstrip("0123456789")
+
+
+def seam_events(history: Iterable[Record]) -> list[Record]:
+    """The announcements of the seam within a history, by time; lines that lack a field are left out."""
+    needed = {"wall_s", "mono_s", "component", "step", "stage", "phase"}
+    events = [line for line in history if line.get("what") == "event" and needed <= line.keys()]
+    return sorted(events, key=lambda line: float(line["mono_s"]))
+
+
+def stage_at(events: Sequence[Record], wall_s: float) -> tuple[str, int]:
+    """Stage and step the controller was in at `wall_s`: the last one entered. ("", -1) before the first.
+
+    What is logged between the end of a stage and the next one belongs to the stage that ended: it tells its result.
+    """
+    current = ("", -1)
+    for event in events:
+        if event["wall_s"] > wall_s:
+            break
+        if event["component"] == Role.CONTROLLER and event["phase"] == Phase.ENTER:
+            current = (str(event["stage"]), int(event["step"]))
+    return current
+
+
+def errors_of(history: Sequence[Record], logs: Iterable[Record]) -> list[Record]:
+    """Every error of the job, by time: ERROR lines of all logs and error announcements of the seam."""
+    events = seam_events(history)
+    by_wall = sorted(events, key=lambda event: float(event["wall_s"]))
+    found = [_announced(event) for event in events if event["phase"] == Phase.ERROR]
+    found += [_logged(row, by_wall) for row in logs if row.get("level") in _ERROR_LEVELS]
+    return sorted(found, key=lambda error: (error["wall_s"], error["source"] == "seam"))
+
+
+def _announced(event: Record) -> Record:
+    text = str((event.get("attrs") or {}).get("error", ""))
+    return _error(event, str(event["stage"]), int(event["step"]), text, "seam")
+
+
+def _logged(row: Record, events: Sequence[Record]) -> Record:
+    stage, step = stage_at(events, float(row["wall_s"]))
+    told_step = row.get("step")
+    told_step = step if told_step is None or told_step < 0 else int(told_step)
+    return _error(row, row.get("stage") or stage, told_step, str(row.get("message") or ""), "log")
+
+
+def _error(row: Record, stage: str, step: int, text: str, source: str) -> Record:
+    component = str(row.get("component") or "")
+    return {
+        "component": component,
+        "role": role_of(component),
+        "stage": stage,
+        "step": step,
+        "wall_s": float(row["wall_s"]),
+        "text": text,
+        "source": source,
+    }
+
+
+def final_error(errors: Sequence[Record]) -> Record | None:
+    """How the controller ended: the stage its last announced error names, and the text of the exception that ended it."""
+    announced = [error for error in errors if error["source"] == "seam" and error["role"] == Role.CONTROLLER]
+    lines = [error for error in errors if error["source"] == "log" and error["role"] == Role.CONTROLLER]
+    if not announced and not lines:
+        return None
+    last = announced[-1] if announced else lines[-1]
+    return {**last, "text": headline(last["text"]) or exception_text(lines), "last_line": lines[-1]["text"] if lines else ""}
+
+
+def headline(text: str, limit: int = 240) -> str:
+    """The telling line of an error: the last one of a traceback, otherwise the first; cut at `limit` characters."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    line = lines[-1] if "Traceback (most recent call last)" in text else lines[0]
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def exception_text(lines: Sequence[Record]) -> str:
+    """The last exception a log shows: the last line of its last traceback, or its last error line."""
+    traced = [line for line in lines if "Traceback (most recent call last)" in line["text"]]
+    return headline((traced or list(lines))[-1]["text"]) if lines else ""
+
+
+def root_of(plan: Record, history: Sequence[Record]) -> Record | None:
+    """Where the fault truly was: component, stage, step, kinds and the instant it took hold. None in an arm without a fault."""
+    faults = [fault for fault in plan.get("faults", []) if fault.get("kind") != FaultKind.NOOP]
+    if not faults:
+        return None
+    expected = (plan.get("expected") or {}).get("root") or {}
+    first = faults[0]
+    trigger, target = first.get("trigger") or {}, first.get("target") or {}
+    applied = next((line for line in history if line.get("what") == "applied" and line.get("fault_id") == first["id"]), None)
+    return {
+        "component": expected.get("component") or target.get("component") or target.get("src") or "",
+        "stage": expected.get("stage") or trigger.get("stage", ""),
+        "step": int(trigger.get("step", -1)),
+        "kinds": [str(fault["kind"]) for fault in faults],
+        "target": target_name(target),
+        "wall_s": float(applied["wall_s"]) if applied else None,
+        "mono_s": float(applied["mono_s"]) if applied else None,
+    }
+
+
+def target_name(target: Record) -> str:
+    """A target in one word: ``rollout1``, or ``train0>metaserver:weights`` for a link."""
+    if target.get("type") == "link":
+        return f"{target.get('src')}>{target.get('dst')}:{target.get('purpose')}"
+    return str(target.get("component", ""))
+
+
+def hop_of(root: Record | None, final: Record | None, errors: Sequence[Record]) -> Record | None:
+    """How far the error came out from the fault: in stages, in steps, and in seconds of the logs."""
+    if root is None or final is None:
+        return None
+    controller = [e for e in errors if e["source"] == "log" and e["role"] == Role.CONTROLLER]
+    at_root = [e for e in errors if e["component"] == root["component"] and e["source"] == "log"]
+    after = [e for e in errors if root["wall_s"] is not None and e["wall_s"] >= root["wall_s"]]
+    start, end = PLACE_IN_STEP.get(root["stage"]), PLACE_IN_STEP.get(final["stage"])
+    return {
+        "from": root["stage"],
+        "to": final["stage"],
+        "crossed": root["stage"] != final["stage"],
+        "stage_distance": end - start if start is not None and end is not None else None,
+        "step_distance": final["step"] - root["step"] if final["step"] >= 0 and root["step"] >= 0 else None,
+        "log_gap_s": controller[-1]["wall_s"] - at_root[0]["wall_s"] if controller and at_root else None,
+        "fault_to_error_s": after[0]["wall_s"] - root["wall_s"] if after else None,
+    }
+
+
+def expected_of(plan: Record, errors: Sequence[Record]) -> Record | None:
+    """Whether the error came out as the scenario says, part by part. None where no error is expected (arms without a fault).
+
+    ``came_true`` asks for one single error with that stage, role and text; three errors with one part each do not make it.
+    """
+    want = (plan.get("expected") or {}).get("error")
+    if not want or all(fault.get("kind") == FaultKind.NOOP for fault in plan.get("faults", [])):
+        return None
+    tests: dict[str, Callable[[Record], bool]] = {
+        "stage": lambda error: not want.get("stage") or error["stage"] == want["stage"],
+        "role": lambda error: not want.get("role") or error["role"] == want["role"],
+        "text": lambda error: str(want.get("text") or "") in error["text"],
+    }
+    parts = {name: any(test(error) for error in errors) for name, test in tests.items()}
+    together = any(all(test(error) for test in tests.values()) for error in errors)
+    return {**{key: want.get(key, "") for key in ("stage", "role", "text")}, "parts": parts, "came_true": together}
+
+
+def progress_of(events: Sequence[Record]) -> int:
+    """Training steps the controller completed: steps whose train stage was left without an error."""
+    done = {e["step"] for e in events if e["component"] == Role.CONTROLLER and (e["stage"], e["phase"]) == ("train", "exit")}
+    return len(done)
+
+
+def impact_of(steps_done: int, steps_planned: int, final: Record | None, errors: Sequence[Record]) -> str:
+    """What it did to the job: ``failed``, ``degraded`` (all steps done, with errors), ``none``, or ``unknown``."""
+    announced = any(error["source"] == "seam" and error["role"] == Role.CONTROLLER for error in errors)
+    if announced or (steps_done < steps_planned and final is not None):
+        return "failed"
+    if steps_done < steps_planned or steps_planned <= 0:
+        return "unknown"
+    return "degraded" if errors else "none"
+
+
+def invalid_because(plan: Record, history: Sequence[Record]) -> list[str]:
+    """Why a run does not count; empty for a valid one. Every fault must have fired, been applied, verified, and be gone."""
+    reasons = []
+    for fault in plan.get("faults", []):
+        lines = [line for line in history if line.get("fault_id") == fault["id"]]
+        what = {str(line.get("what")) for line in lines if _ok(line)}
+        name = f"fault {fault['id']} ({fault['kind']})"
+        bad = sorted({str(line["what"]) for line in lines} & {"expired", "stuck", "invalid"})
+        reasons += [f"{name} was recorded as {word}{_reason(lines, word)}" for word in bad]
+        missing = next((sentence for word, sentence in PROOF.items() if word not in what), None)
+        if missing and not bad:
+            reasons.append(f"{name} {missing}")
+    return reasons
+
+
+def _ok(line: Record) -> bool:
+    receipt = line.get("receipt")
+    return bool(receipt.get("ok", True)) if isinstance(receipt, dict) else bool(line.get("ok", True))
+
+
+def _reason(lines: Sequence[Record], word: str) -> str:
+    reason = next((line.get("reason") for line in lines if line.get("what") == word and line.get("reason")), "")
+    return f": {' '.join(str(reason).split())}" if reason else ""

@@ -1,0 +1,134 @@
+"""What truly happened is read off a run's own records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from report.outcome import PLACE_IN_STEP, errors_of, expected_of, headline, hop_of, invalid_because, stage_at
+from storage.layout import run_paths
+from tasks.outcome import outcome_of
+from tests.report.synthetic import START_S, Synthetic, weight_sync, worker_lost, write_run
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAULTLINE_HOME", str(tmp_path / "home"))
+
+
+def test_error_in_another_stage_is_a_crossed_hop():
+    """A worker lost in rollout that fails train: the hop names both stages, the step distance and the time between."""
+    outcome = outcome_of(write_run(worker_lost()))
+    assert outcome["root"]["stage"] == "rollout" and outcome["root"]["component"] == "rollout1"
+    assert outcome["final_error"]["stage"] == "train" and "expected 64, got 128" in outcome["final_error"]["text"]
+    assert outcome["hop"]["crossed"] and outcome["hop"]["step_distance"] == 0 and outcome["hop"]["stage_distance"] == 2
+    assert outcome["hop"]["fault_to_error_s"] > 0
+    assert outcome["expected"]["came_true"] and outcome["impact"] == "failed" and outcome["valid"]
+
+
+def test_first_error_is_the_workers_not_the_controllers():
+    """The first error anywhere is named with its component, stage and step, and its text is the telling line."""
+    outcome = outcome_of(write_run(weight_sync()))
+    first = outcome["first_error"]
+    assert (first["component"], first["role"], first["stage"], first["step"]) == ("rollout0", "rollout", "weights_update", 6)
+    assert first["text"].startswith("InferenceEngineError: UpdateWeightError")
+    assert outcome["hop"]["crossed"] is False and outcome["steps_done"] == 6
+
+
+def test_healthy_run_has_no_root_and_no_impact():
+    """A control arm that finishes: valid, no root, no hop, nothing expected, no impact."""
+    outcome = outcome_of(write_run(Synthetic()))
+    assert outcome["valid"] and outcome["impact"] == "none" and outcome["steps_done"] == outcome["steps_planned"] == 12
+    assert outcome["root"] is outcome["hop"] is outcome["expected"] is outcome["first_error"] is None
+
+
+def test_fault_that_is_not_proven_gone_makes_the_run_invalid():
+    """Applied alone is not enough: the proof that is missing is named."""
+    outcome = outcome_of(write_run(worker_lost(gone=False)))
+    assert not outcome["valid"] and outcome["invalid_because"] == ["fault f1 (process-kill) is not proven gone"]
+
+
+@pytest.mark.parametrize("word", ["expired", "stuck", "invalid"])
+def test_bad_word_in_the_history_is_the_reason(word):
+    """An expired, stuck or invalid fault is the reason given, with the injector's own words."""
+    plan = {"faults": [{"id": "f1", "kind": "process-kill"}]}
+    lines = [{"what": what, "fault_id": "f1"} for what in ("fired", "applied", "verified", "gone")]
+    assert invalid_because(plan, lines) == []
+    reasons = invalid_because(plan, [*lines, {"what": word, "fault_id": "f1", "reason": "the\nend"}])
+    assert reasons == [f"fault f1 (process-kill) was recorded as {word}: the end"]
+
+
+def test_a_receipt_that_disagrees_does_not_count():
+    """A verified line whose measurement says no leaves the fault unverified."""
+    plan = {"faults": [{"id": "f1", "kind": "process-kill"}]}
+    lines = [{"what": what, "fault_id": "f1", "ok": what != "verified"} for what in ("fired", "applied", "verified", "gone")]
+    assert invalid_because(plan, lines) == ["fault f1 (process-kill) was not verified"]
+
+
+def test_expected_wants_one_error_with_all_parts():
+    """Stage from one error and text from another do not make the expectation true."""
+    plan = {
+        "faults": [{"kind": "process-kill"}],
+        "expected": {"error": {"stage": "train", "role": "controller", "text": "boom"}},
+    }
+    errors = [
+        {"stage": "train", "role": "controller", "text": "x"},
+        {"stage": "rollout", "role": "controller", "text": "boom"},
+    ]
+    expected = expected_of(plan, errors)
+    assert expected is not None and all(expected["parts"].values()) and not expected["came_true"]
+
+
+def test_damaged_records_are_named_gaps(tmp_path: Path):
+    """A torn plan, a torn history line and a torn segment are named; what is readable is still told."""
+    paths = write_run(worker_lost())
+    with paths.history.open("a") as file:
+        file.write('{"what": "event", "stage"')
+    segment = next(paths.table("logs").glob("part-*"))
+    segment.write_bytes(segment.read_bytes()[:100])
+    outcome = outcome_of(paths)
+    assert any("history" in gap for gap in outcome["gaps"]) and any(gap.startswith("logs: ") for gap in outcome["gaps"])
+    assert outcome["final_error"]["stage"] == "train"
+    paths.plan.write_text("{")
+    assert outcome_of(paths)["invalid_because"] == ["it has no readable plan"]
+
+
+def test_outcome_is_plain_json():
+    """An outcome goes through JSON unchanged."""
+    outcome = outcome_of(write_run(worker_lost()))
+    assert json.loads(json.dumps(outcome)) == outcome
+
+
+def test_unknown_run_is_one_sentence():
+    """A run that does not exist is refused by name."""
+    with pytest.raises(ValueError, match="unknown run: r404"):
+        outcome_of(run_paths("r404"))
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(PLACE_IN_STEP)), st.integers(0, 20)), max_size=8), st.floats(0, 100))
+def test_stage_at_is_the_last_stage_entered(visits, after):
+    """For any order of stages, the stage at an instant is the last one entered up to it."""
+    events = [
+        {"wall_s": START_S + 10.0 * i, "component": "controller", "phase": "enter", "stage": stage, "step": step}
+        for i, (stage, step) in enumerate(visits)
+    ]
+    entered = [visit for i, visit in enumerate(visits) if 10.0 * i <= after]
+    assert stage_at(events, START_S + after) == (entered[-1] if entered else ("", -1))
+
+
+@given(st.text(max_size=400))
+def test_headline_is_one_bounded_line(text):
+    """The telling line of any text is one line of bounded length."""
+    line = headline(text)
+    assert len(line.splitlines()) <= 1 and len(line) <= 240
+
+
+def test_hop_without_known_stages_has_no_distance():
+    """A raw stage of a foreign trainer has no place in the order: the distance is unknown, not a number."""
+    root = {"component": "x", "stage": "raw", "step": 1, "wall_s": None}
+    hop = hop_of(root, {"stage": "train", "step": -1}, errors_of([], []))
+    assert hop is not None and hop["stage_distance"] is None and hop["step_distance"] is None
