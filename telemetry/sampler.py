@@ -1,0 +1,191 @@
+"""Sample the job's processes and their hosts into the metrics table: ``python -m telemetry.sampler SPEC.json``.
+
+One process of its own: it starts before the job, follows components as their registration files come, change and go, and lives
+on when the job dies. It ends on SIGTERM, SIGINT or when the stop file appears, flushes, and exits with 0; with 1 when the table
+cannot be written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.schemas import METRICS
+from storage.writer import TableWriteError, TableWriter
+from telemetry.host import HOST_METRICS, HostProbe
+from telemetry.network import NETWORK_METRICS, NetworkProbe
+from telemetry.process import PROCESS_METRICS, PSS, ProcessProbe
+from telemetry.registry import Registered, RegistryWatch
+
+MACHINE = "machine"
+"""Host and component name of what is told of the machine as a whole."""
+MISSED = ("sampler_missed_ticks", "count")
+
+logger = logging.getLogger("sampler")
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """What to sample. ``out`` is the metrics table's folder; ``stop`` a file whose appearance ends the sampler (or None)."""
+
+    registry: Path
+    out: Path
+    hz: float = 2.0
+    pss_every_s: float = 10.0
+    stop: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.hz <= 100:
+            raise ValueError(f"hz is {self.hz}; allowed: 0.01 to 100")
+
+
+class Rows:
+    """Columns of the samples of one tick."""
+
+    def __init__(self, wall_s: float, mono_s: float) -> None:
+        self.times = (wall_s, mono_s)
+        self.host: list[str] = []
+        self.component: list[str] = []
+        self.metric: list[str] = []
+        self.unit: list[str] = []
+        self.value: list[float | None] = []
+
+    def add(self, host: str, component: str, metrics: tuple[tuple[str, str], ...], values: list[float | None]) -> None:
+        """One row per metric."""
+        self.host += [host] * len(values)
+        self.component += [component] * len(values)
+        self.metric += [name for name, _ in metrics]
+        self.unit += [unit for _, unit in metrics]
+        self.value += values
+
+    def columns(self) -> dict[str, list[float | None] | list[str] | list[float] | list[int]]:
+        """The rows as the metrics table has them; a sample belongs to no step and no stage."""
+        n = len(self.value)
+        return {
+            "wall_s": [self.times[0]] * n,
+            "mono_s": [self.times[1]] * n,
+            "host": self.host,
+            "component": self.component,
+            "step": [-1] * n,
+            "stage": [""] * n,
+            "metric": self.metric,
+            "unit": self.unit,
+            "value": self.value,
+        }
+
+
+class Sampler:
+    """Holds a probe for each component, each host and the machine; `sample` reads them all once."""
+
+    def __init__(self, spec: SamplerSpec) -> None:
+        self.spec = spec
+        self._watch = RegistryWatch(spec.registry)
+        self._machine = HostProbe()
+        self._processes: dict[str, tuple[Registered, ProcessProbe]] = {}
+        self._networks: dict[str, NetworkProbe] = {}
+        self._next_pss = 0.0
+
+    def sample(self, wall_s: float, mono_s: float) -> Rows:
+        """Read everything now. Processes share the tick's time; reading all of them takes about a millisecond."""
+        self._follow()
+        rows = Rows(wall_s, mono_s)
+        rows.add(MACHINE, MACHINE, HOST_METRICS, self._machine.read(mono_s))
+        for host, network in self._networks.items():
+            rows.add(host, host, NETWORK_METRICS, network.read(mono_s))
+        for entry, probe in self._processes.values():
+            values = probe.read(mono_s)
+            # The dead have no RSS to miss: only their death is told.
+            seen = len(values) if values[0] else 1
+            rows.add(entry.host, entry.component, PROCESS_METRICS[:seen], values[:seen])
+        if mono_s >= self._next_pss:
+            self._next_pss = mono_s + self.spec.pss_every_s
+            for entry, probe in self._processes.values():
+                rows.add(entry.host, entry.component, (PSS,), [probe.read_pss()])
+        return rows
+
+    def missed(self, wall_s: float, mono_s: float, ticks: int) -> Rows:
+        """Rows for a gap of ``ticks`` samples that were not taken: every series gets one null, so that no line bridges it."""
+        rows = Rows(wall_s, mono_s)
+        rows.add(MACHINE, MACHINE, (*HOST_METRICS, MISSED), [*[None] * len(HOST_METRICS), float(ticks)])
+        for host in self._networks:
+            rows.add(host, host, NETWORK_METRICS, [None] * len(NETWORK_METRICS))
+        for entry, _ in self._processes.values():
+            rows.add(entry.host, entry.component, PROCESS_METRICS, [None] * len(PROCESS_METRICS))
+        return rows
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        for _, process in self._processes.values():
+            process.close()
+        for network in self._networks.values():
+            network.close()
+        self._machine.close()
+
+    def _follow(self) -> None:
+        entries = self._watch.changed()
+        if entries is None:
+            return
+        for component in [name for name, (entry, _) in self._processes.items() if entries.get(name) != entry]:
+            self._processes.pop(component)[1].close()
+        for component, entry in sorted(entries.items()):
+            if component not in self._processes:
+                self._processes[component] = (entry, ProcessProbe(entry.pid, entry.start_ticks))
+            if entry.host not in self._networks:
+                self._look_at_network(entry)
+
+    def _look_at_network(self, entry: Registered) -> None:
+        network = NetworkProbe(entry.pid)
+        if network.opened:
+            self._networks[entry.host] = network
+        else:
+            network.close()
+
+
+def run(spec: SamplerSpec, stop: threading.Event) -> None:
+    """Sample at a fixed beat until told to stop. Raises TableWriteError."""
+    sampler = Sampler(spec)
+    period_s = 1.0 / spec.hz
+    with TableWriter(spec.out, METRICS, writer="sampler") as writer:
+        due = time.monotonic()
+        while not stop.wait(max(0.0, due - time.monotonic())) and not (spec.stop and spec.stop.exists()):
+            late = int((time.monotonic() - due) / period_s)
+            if late:
+                writer.append(sampler.missed(time.time() - (time.monotonic() - due), due, late).columns())
+                due += late * period_s
+            writer.append(sampler.sample(time.time(), time.monotonic()).columns())
+            due += period_s
+    sampler.close()
+
+
+def load_spec(path: Path) -> SamplerSpec:
+    """Read ``{"registry", "out", "hz"?, "pss_every_s"?, "stop"?}``. Raises ValueError or TypeError naming what is wrong."""
+    data = json.loads(path.read_text())
+    stop = data.pop("stop", None)
+    return SamplerSpec(Path(data.pop("registry")), Path(data.pop("out")), stop=Path(stop) if stop else None, **data)
+
+
+def main(argv: list[str]) -> int:
+    """The program; returns its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three descriptors a process
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        run(load_spec(Path(argv[0])), stop)
+    except TableWriteError as error:
+        logger.error("%s", error)  # noqa: TRY400 - the sentence is the message
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
