@@ -1,0 +1,48 @@
+"""The plain host as a Place: no namespaces, one host, and the same keeper, so that everything still ends with the lab."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from injection.keeper_client import KeeperClient, KeptProcess, PlaceError, make_scratch
+
+ADDRESS = "127.0.0.1"
+
+
+class HostPlace:
+    """This machine, for use where namespaces are refused. Every component must be on ``localhost``."""
+
+    kind = "plain-host"
+    hosts = ("localhost",)
+
+    def __init__(self, component_hosts: Mapping[str, str]) -> None:
+        strangers = sorted({host for host in component_hosts.values() if host != "localhost"})
+        if strangers:
+            raise PlaceError(f"the plain host has localhost alone, not {', '.join(strangers)}")
+        self._components = frozenset(component_hosts)
+        self.scratch = make_scratch()
+        self._keeper = KeeperClient([sys.executable, "-m", "injection.keeper", str(self.scratch)], self.scratch)
+
+    def host_address(self, host: str) -> str:
+        """Loopback."""
+        if host != "localhost":
+            raise KeyError(host)
+        return ADDRESS
+
+    def component_address(self, component: str) -> str:
+        """Loopback, for every component that was named."""
+        if component not in self._components:
+            raise KeyError(component)
+        return ADDRESS
+
+    def spawn(
+        self, argv: list[str], *, host: str, log: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> KeptProcess:
+        """Start a process here."""
+        return self._keeper.spawn(argv, host, log, env, cwd)
+
+    def close(self) -> None:
+        """End every process of the place; idempotent."""
+        self._keeper.close()

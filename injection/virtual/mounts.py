@@ -1,0 +1,32 @@
+"""What a virtual host sees of files that name machines: an empty /run, and hosts and resolv.conf of the cluster's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from injection import kernel
+
+#: Ours; mounted over the machine's files, inside the cluster alone.
+PRIVATE = Path("/run/site")
+
+
+def mount_files(addresses: dict[str, str]) -> None:
+    """Mount them; ``addresses`` is host name -> address. The namespaces' mount table must be our own. Raises OSError."""
+    kernel.mount("tmpfs", "/run", "tmpfs", options="mode=755,size=16m")
+    PRIVATE.mkdir()
+    lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
+    _cover(Path("/etc/hosts"), "\n".join(lines) + "\n")
+    _cover(Path("/etc/resolv.conf"), "# no name server: the cluster reaches nothing outside\n")
+
+
+def _cover(path: Path, text: str) -> None:
+    """Show ``text`` where ``path`` is. A link into /run (now empty) is served by a file at its end."""
+    target = Path(os.path.realpath(path))
+    if target.is_relative_to("/run"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    elif target.exists():
+        own = PRIVATE / path.name
+        own.write_text(text)
+        kernel.mount(str(own), str(target), "none", kernel.MS_BIND)
