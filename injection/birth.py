@@ -47,7 +47,7 @@ def _become(birth: Birth, tell: int) -> NoReturn:
     """In the child: never returns; on failure the parent reads errno and sentence from ``tell``."""
     try:
         _prepare(birth)
-        os.execvpe(birth.argv[0], birth.argv, birth.env)
+        os.execvpe(birth.argv[0], birth.argv, birth.env)  # noqa: S606 - an argument list, no shell
     except OSError as error:
         os.write(tell, f"{error.errno or 0} cannot start {birth.argv[0]!r}: {error}".encode())
     except BaseException as error:  # whatever it is, the child must end here and not run on as a second parent

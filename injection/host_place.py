@@ -12,7 +12,7 @@ ADDRESS = "127.0.0.1"
 
 
 class HostPlace:
-    """This machine, for use where namespaces are refused. Every component must be on ``localhost``."""
+    """The machine itself, for use where namespaces are refused. Every component must be on ``localhost``."""
 
     kind = "plain-host"
     hosts = ("localhost",)

@@ -20,6 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ class Keeper:
         self.running = True
 
     def serve(self) -> None:
-        """Announce readiness on standard output, serve until the lab is gone, then end everything and remove the scratch folder."""
+        """Say on standard output that it stands, serve until the lab is gone, then end everything and remove scratch."""
         listener = self._listen()
         self.selector.register(listener, selectors.EVENT_READ, self._accept)
         self.selector.register(self._wake_on_signals(), selectors.EVENT_READ, self._woken)
@@ -83,14 +84,14 @@ class Keeper:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(self.scratch / SOCKET_NAME))
         listener.listen(64)
-        listener.setblocking(False)
+        listener.settimeout(0)
         return listener
 
     def _wake_on_signals(self) -> socket.socket:
         """Signals become bytes on a socket, so that the loop sees them and nothing runs in a handler."""
         inner, outer = socket.socketpair()
-        inner.setblocking(False)
-        outer.setblocking(False)
+        inner.settimeout(0)
+        outer.settimeout(0)
         self._outer = outer  # kept alive: the interpreter holds only its number
         signal.set_wakeup_fd(outer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM):
@@ -121,7 +122,7 @@ class Keeper:
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
-        connection.setblocking(False)
+        connection.settimeout(0)
         self.buffers[connection] = b""
         self.selector.register(connection, selectors.EVENT_READ, self._read)
 
@@ -190,10 +191,8 @@ class Keeper:
                 self._answer(waiter.connection, {"code": code})
 
     def _answer(self, connection: socket.socket, answer: dict[str, Any]) -> None:
-        try:
+        with suppress(OSError):  # the asker may be gone; the answer concerns nobody else
             connection.sendall(json.dumps(answer).encode() + b"\n")
-        except OSError:
-            pass  # the asker is gone; the answer concerns nobody else
         self._hang_up(connection)
 
     def _hang_up(self, connection: socket.socket) -> None:

@@ -56,7 +56,7 @@ class KeeperClient:
 
     def __init__(self, argv: list[str], scratch: Path) -> None:
         self.scratch = scratch
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._keeper = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,  # the lifeline: only this process holds the write end
@@ -91,7 +91,7 @@ class KeeperClient:
         return self._keeper.pid
 
     def ask(self, request: dict[str, Any], patience_s: float = ANSWER_S) -> dict[str, Any]:
-        """Send one request and return its answer. Raises OSError for what the kernel refused, PlaceError when the place is gone."""
+        """Send one request, return its answer. Raises OSError for what the kernel refused, PlaceError if the place is gone."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(patience_s)

@@ -1,4 +1,4 @@
-"""The virtual cluster: an ordinary user's own machine of several hosts, gone without a trace when it is closed or the lab dies."""
+"""The virtual cluster: an ordinary user's own machines, gone without a trace when it is closed or the lab dies."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def _add_host(outer: IPRoute, bridge: int, host: str, addresses: list[str]) -> N
         outer.link("add", ifname=outside, kind="veth", gso_max_segs=SEGMENTS_PER_PACKET, peer=peer)
         eth0 = inner.link_lookup(ifname="eth0")[0]
         inner.link("set", index=eth0, state="up")
-        # Last: a bridge port that comes up with its carrier there forwards at once, not after the kernel's next look a second later.
+        # Last: a bridge port that finds its carrier forwards at once; else after the kernel's next look, a second later.
         outer.link("set", index=outer.link_lookup(ifname=outside)[0], master=bridge, state="up")
         for address in addresses:
             inner.addr("add", index=eth0, address=address, prefixlen=PREFIX_BITS)

@@ -1,0 +1,76 @@
+"""Fixtures of every room: short scratch folders, an ordinary user, and an honest count of what was left out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+#: An unprivileged uid that needs no entry in the user database.
+ORDINARY_UID = 60444
+
+RunAs = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder with a path short enough for unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def ordinary_user(scratch: Path) -> RunAs:
+    """Start ``argv`` as an unprivileged uid (as oneself when not root), text pipes on all three streams.
+
+    Its home, FAULTLINE_HOME and working folder are ``scratch/home``, its own.
+    """
+    home = scratch / "home"
+    home.mkdir()
+    scratch.chmod(0o755)
+
+    def start(argv: list[str], **env: str) -> subprocess.Popen[str]:
+        drop: list[str] = []
+        if os.geteuid() == 0:
+            os.chown(home, ORDINARY_UID, ORDINARY_UID)
+            drop = ["setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups"]
+        path = f"{Path(sys.prefix) / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        base = {
+            "PATH": path,
+            "HOME": str(home),
+            "FAULTLINE_HOME": str(home / "lab"),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(REPOSITORY),
+        }
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*drop, *argv], cwd=home, env=base | env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    return start
+
+
+_left_out: list[str] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out tests marked ``root`` when not root, and remember which."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+            _left_out.append(item.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many were left out, always."""
+    terminalreporter.write_line(f"left out for want of root: {len(_left_out)}")
+    for name in _left_out:
+        terminalreporter.write_line(f"  {name}")
