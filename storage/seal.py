@@ -68,7 +68,7 @@ def verify_seal(paths: RunPaths, label: dict[str, Any] | None = None, salt: str 
         manifest = json.loads((paths.evidence / "manifest.json").read_bytes())
         sealed = dict(manifest["files"])
         present = file_hashes(paths.evidence, leave_out=("manifest.json", "commitment.txt"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [f"the evidence cannot be read: {type(error).__name__}: {error}"]
     problems = [f"{name}: not in the manifest" for name in sorted(present.keys() - sealed.keys())]
     problems += [f"{name}: missing" for name in sorted(sealed.keys() - present.keys() - {"commitment.txt"})]

@@ -81,7 +81,7 @@ def _save(path: Path, value: dict[str, Any]) -> None:
 def _load(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is damaged: not a JSON object")  # noqa: TRY004 - wrong data, not a wrong call

@@ -55,8 +55,8 @@ class TableWriter:
         self._thread = threading.Thread(target=self._flush_often, args=(flush_s,), name="table-writer", daemon=True)
         self._thread.start()
 
-    def append(self, rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]]) -> None:
-        """Add rows: equally long columns by name (a missing column is null), or a list of tuples in schema order.
+    def append(self, rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]]) -> int:
+        """Add rows: equally long columns by name (a missing column is null), or tuples in schema order. Returns how many.
 
         Raises ValueError or TypeError for data that does not fit the schema (nothing is added then), and TableWriteError if an
         earlier flush in the background failed.
@@ -73,6 +73,7 @@ class TableWriter:
             raise failure
         if full:
             self.flush()
+        return int(batch.num_rows)
 
     def flush(self) -> None:
         """Make everything appended so far visible. Raises TableWriteError."""
@@ -150,6 +151,12 @@ def write_segment(folder: Path, table: pa.Table, writer: str, number: int) -> Pa
         final.unlink(missing_ok=True)
         raise
     return final
+
+
+def remove_segments(folder: Path, writer: str) -> None:
+    """Take away what ``writer`` wrote to ``folder`` before, to write it anew. Segments of other writers stay."""
+    for path in folder.glob(f"part-{writer}-*-*.parquet"):
+        path.unlink()
 
 
 def next_number(folder: Path, writer: str) -> int:

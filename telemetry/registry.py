@@ -51,7 +51,7 @@ class RegistryWatch:
             return Registered(str(data["component"]), str(data["host"]), int(data["pid"]), int(data["start_ticks"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if path.name not in self._told:
                 logger.warning("%s is not a registration: %s", path.name, error)
                 self._told.add(path.name)

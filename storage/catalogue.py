@@ -1,0 +1,195 @@
+"""All runs of this home, as the experimenter sees them: a list, metrics across runs, and SQL over every table.
+
+It joins truth (scenario, arm) to the manifests, so it is never a door for diagnosers. What cannot be read is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.layout import RunPaths, run_paths, runs_dir
+from storage.manifest import Manifest, ManifestError, RunState, load_manifest
+from storage.reader import SegmentError, check_schema, checked_bytes, table_files
+from storage.schemas import TABLES
+from storage.truth import load_plan
+
+UNREADABLE = "unreadable"
+
+#: Whether a run counts, by the state the lab gave it; a running one is not decided.
+_VALID = {RunState.COMPLETED.value: True, RunState.RUNNING.value: None}
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run. ``state`` is a RunState or ``unreadable``; times are wall clock seconds; ``valid`` is None while it runs."""
+
+    run_id: str
+    state: str
+    profile: str = ""
+    workload: str = ""
+    posture: str = ""
+    place: str = ""
+    started_s: float | None = None
+    ended_s: float | None = None
+    scenario: str = ""
+    arm: str = ""
+    seed: int | None = None
+    valid: bool | None = None
+    outcome: dict[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows of a query with their column names, and one sentence for each file that was left out of it."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    problems: tuple[str, ...]
+
+    def dicts(self) -> list[dict[str, Any]]:
+        """The rows by column name."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def run_ids_here() -> list[str]:
+    """The ids of all runs of this home, sorted."""
+    return sorted(path.name for path in runs_dir().iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def list_runs() -> list[RunRow]:
+    """Every run, oldest first; damaged ones too, with the reason, after the others."""
+    rows = [open_run(run_id) for run_id in run_ids_here()]
+    return sorted(rows, key=lambda row: (row.started_s is None, row.started_s or 0.0, row.run_id))
+
+
+def open_run(run_id: str) -> RunRow:
+    """One run. Raises ValueError for a text that is no run id, FileNotFoundError when there is no such run."""
+    paths = run_paths(run_id)
+    if not paths.root.is_dir():
+        raise FileNotFoundError(f"no run {run_id!r} in {runs_dir()}")
+    plan, problems = _plan(paths)
+    told: dict[str, Any] = {name: str(plan.get(name, "")) for name in ("scenario", "arm")}
+    seed = plan.get("seed")
+    told["seed"] = seed if isinstance(seed, int) else None
+    try:
+        manifest = load_manifest(paths)
+    except ManifestError as error:
+        return RunRow(run_id, UNREADABLE, valid=False, problems=(str(error), *problems), **told)
+    return RunRow(**_public(manifest), **told, valid=_VALID.get(manifest.state, False), problems=problems)
+
+
+def metrics(
+    run_ids: Sequence[str] | None = None,
+    metric: str | None = None,
+    component: str | None = None,
+    stage: str | None = None,
+) -> Answer:
+    """Metric rows (the METRICS columns and run_id) of the runs (None = all), by time; the filters are exact names."""
+    wanted = {"metric": metric, "component": component, "stage": stage}
+    clauses = [f"{name} = ${name}" for name, value in wanted.items() if value is not None]
+    where = f" WHERE {' AND '.join(clauses)}" if clauses else ""
+    sql = f"SELECT * FROM metrics{where} ORDER BY run_id, wall_s"  # noqa: S608 - names are ours, values are parameters
+    return query(sql, run_ids, {name: value for name, value in wanted.items() if value is not None})
+
+
+def query(sql: str, run_ids: Sequence[str] | None = None, parameters: dict[str, Any] | None = None) -> Answer:
+    """Answer one SQL statement over the views runs, events, metrics, logs and injections of the runs (None = all).
+
+    Each view has a run_id column. Only segments with an intact checksum and a known schema take part. Raises ValueError with
+    DuckDB's sentence for bad SQL, FileNotFoundError for a run that does not exist.
+    """
+    ids = run_ids_here() if run_ids is None else [open_run(run_id).run_id for run_id in run_ids]
+    problems: list[str] = []
+    # Never look for an extension on a network.
+    with duckdb.connect(config={"autoinstall_known_extensions": "false", "TimeZone": "UTC"}) as connection:
+        for name, schema in TABLES.items():
+            if name in sql.lower():
+                problems += _make_view(connection, name, schema, ids)
+        if "runs" in sql.lower():
+            connection.register("runs", _runs_table(ids))
+        try:
+            found = connection.execute(sql, parameters or {})
+            columns = tuple(column[0] for column in found.description or ())
+            return Answer(columns, found.fetchall(), tuple(problems))
+        except duckdb.Error as error:
+            raise ValueError(str(error)) from error
+
+
+def whole_segments(folder: Path, schema: pa.Schema) -> tuple[list[Path], list[str]]:
+    """The segments of a table that are intact and of a known schema, and one sentence for each file that is not."""
+    good: list[Path] = []
+    problems: list[str] = []
+    for path in table_files(folder):
+        try:
+            found = pq.read_schema(pa.BufferReader(checked_bytes(path)))
+            check_schema(found, schema)
+            good.append(path)
+        except (SegmentError, pa.ArrowException, OSError, ValueError) as error:
+            problems.append(f"{folder.name}/{path.name}: {str(error).splitlines()[0][:200]}")
+    return good, problems
+
+
+def _make_view(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, run_ids: Sequence[str]) -> list[str]:
+    selects: list[str] = []
+    problems: list[str] = []
+    for run_id in run_ids:
+        good, bad = whole_segments(run_paths(run_id).table(name), schema)
+        problems += [f"{run_id}: {problem}" for problem in bad]
+        selects += [str(path) for path in good]
+    if selects:
+        files = ", ".join(_quoted(path) for path in selects)
+        # .../runs/<run id>/tables/<table>/<segment>
+        run_id_of = "split_part(filename, '/', -4) AS run_id"
+        source = f"read_parquet([{files}], union_by_name=true, filename=true)"
+        body = f"SELECT {run_id_of}, * EXCLUDE (filename) FROM {source}"  # noqa: S608 - our own quoted paths
+        connection.execute(f"CREATE VIEW {name} AS {body}")
+    else:
+        connection.register(name, pa.schema([pa.field("run_id", pa.string()), *schema]).empty_table())
+    return problems
+
+
+def _runs_table(run_ids: Sequence[str]) -> pa.Table:
+    rows = [asdict(open_run(run_id)) for run_id in run_ids]
+    texts = ("outcome", "problems")
+    plain = [{**row, **{name: json.dumps(row[name]) for name in texts}} for row in rows]
+    return pa.Table.from_pylist(plain, _RUNS)
+
+
+_RUNS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("run_id", "state", "profile", "workload", "posture", "place")),
+        ("started_s", pa.float64()),
+        ("ended_s", pa.float64()),
+        ("scenario", pa.string()),
+        ("arm", pa.string()),
+        ("seed", pa.int64()),
+        ("valid", pa.bool_()),
+        ("outcome", pa.string()),
+        ("problems", pa.string()),
+    ]
+)
+
+
+def _plan(paths: RunPaths) -> tuple[dict[str, Any], tuple[str, ...]]:
+    try:
+        return load_plan(paths), ()
+    except (OSError, ValueError) as error:
+        return {}, (f"{paths.run_id}: plan cannot be read: {error}",)
+
+
+def _public(manifest: Manifest) -> dict[str, Any]:
+    left_out = ("machine", "code_version", "schema_version")
+    return {name: value for name, value in asdict(manifest).items() if name not in left_out}
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

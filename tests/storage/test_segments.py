@@ -1,0 +1,258 @@
+"""Tables: what is appended is read back, whatever happens to writer, file or disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.reader import SegmentError, read_segment, read_table
+from storage.schemas import METRICS, TABLES
+from storage.writer import TableWriteError, TableWriter, _explain, next_number, remove_segments, write_segment
+
+ROOT = Path(__file__).resolve().parents[2]
+FLOATS = st.floats(allow_nan=False) | st.none()
+NAMES = st.text(max_size=12)
+ROWS = st.lists(st.tuples(FLOATS, FLOATS, NAMES, NAMES, st.integers(-1, 2**31 - 1), NAMES, NAMES, NAMES, FLOATS), max_size=20)
+
+
+def metric_rows(values: list[float]) -> list[tuple]:
+    return [(1.0 * n, 2.0 * n, "h", "train0", n, "train", "loss", "ratio", value) for n, value in enumerate(values)]
+
+
+def stored(folder: Path, values: list[float], **kwargs) -> None:
+    with TableWriter(folder, METRICS, **kwargs) as writer:
+        writer.append(metric_rows(values))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(ROWS, max_size=4))
+def test_rows_come_back_as_they_went_in(batches, tmp_path_factory):
+    """Any rows, in any number of batches and segments, are read back in order and with their nulls."""
+    folder = tmp_path_factory.mktemp("table")
+    with TableWriter(folder, METRICS, flush_s=3600) as writer:
+        for batch in batches:
+            assert writer.append(batch) == len(batch)
+            writer.flush()
+    table, problems = read_table(folder, METRICS)
+    assert problems == []
+    assert [tuple(row.values()) for row in table.to_pylist()] == [row for batch in batches for row in batch]
+    assert table.schema.equals(METRICS, check_metadata=True)
+
+
+def test_segments_carry_version_and_units(tmp_path):
+    """A segment tells its table, its schema version and the unit of each column to any Parquet reader."""
+    stored(tmp_path, [1.0])
+    schema = pq.read_schema(next(tmp_path.glob("part-*.parquet")))
+    assert schema.metadata[b"schema_version"] == b"1" and schema.metadata[b"table"] == b"metrics"
+    assert schema.field("wall_s").metadata[b"unit"] == b"s"
+
+
+def test_a_restarted_writer_goes_on_and_never_overwrites(tmp_path):
+    """Two writers of the same name, one after the other, keep each other's rows; only `remove_segments` takes them away."""
+    stored(tmp_path, [1.0], writer="a")
+    stored(tmp_path, [2.0], writer="a")
+    stored(tmp_path, [3.0], writer="ab")
+    assert next_number(tmp_path, "a") == 2
+    remove_segments(tmp_path, "a")
+    assert read_table(tmp_path, METRICS)[0]["value"].to_pylist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [{"nonsense": [1]}, {"value": [1.0], "step": [1, 2]}, {"step": ["one"]}, [(1, 2)], {"step": [2**31]}, {"value": ["x"]}],
+)
+def test_rows_that_do_not_fit_are_refused_at_once(rows, tmp_path):
+    """A wrong column, length or type raises where it is appended, and the rows around it are stored."""
+    with TableWriter(tmp_path, METRICS) as writer:
+        writer.append(metric_rows([1.0]))
+        with pytest.raises((ValueError, TypeError, OverflowError)):
+            writer.append(rows)
+        writer.append(metric_rows([2.0]))
+    assert read_table(tmp_path, METRICS)[0]["value"].to_pylist() == [1.0, 2.0]
+
+
+def test_rows_become_visible_without_anyone_asking(tmp_path):
+    """The background flush makes rows visible while the writer sits idle."""
+    with TableWriter(tmp_path, METRICS, flush_s=0.05) as writer:
+        writer.append(metric_rows([1.0]))
+        deadline = time.monotonic() + 60
+        while read_table(tmp_path, METRICS)[0].num_rows == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from storage.schemas import METRICS
+from storage.writer import TableWriter
+writer, n = TableWriter(Path(sys.argv[1]), METRICS, flush_s=0.02), 0
+while True:
+    writer.append({"value": [float(n)]})
+    if n % 40 == 0:
+        writer.flush()
+        print(n, flush=True)
+    n += 1
+"""
+
+
+def test_kill_9_leaves_every_flushed_row_and_nothing_torn(tmp_path):
+    """Killed at any instant, a writer leaves a gapless prefix that holds all it had flushed; repeated on one folder."""
+    for turn in range(6):
+        folder = tmp_path / str(turn % 2)
+        before = read_table(folder, METRICS)[0].num_rows
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        flushed = [int(child.stdout.readline()) for _ in range(2 + turn)][-1]
+        time.sleep(0.013 * turn)
+        child.send_signal(signal.SIGKILL)
+        later = child.stdout.read().split()
+        flushed = int(later[-1]) if later else flushed
+        assert child.wait(30) == -signal.SIGKILL
+        child.stdout.close()
+        table, problems = read_table(folder, METRICS)
+        values = table["value"].to_pylist()
+        mine = list(folder.glob(f"part-{child.pid}-*.parquet"))
+        got = sum(pq.ParquetFile(path).metadata.num_rows for path in mine)
+        assert problems == []
+        assert len(values) == before + got and got > flushed
+        assert sorted(v for path in mine for v in read_segment(path, METRICS)["value"].to_pylist()) == [
+            float(n) for n in range(got)
+        ]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from storage.schemas import METRICS
+from storage.writer import TableWriteError, TableWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+writer = TableWriter(Path(sys.argv[1]), METRICS, flush_s=3600)
+writer.append({"value": [1.0]})
+writer.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+writer.append({"value": [2.0]})
+try:
+    writer.flush()
+except TableWriteError as error:
+    print(error.strerror)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+writer.close()
+"""
+
+
+def test_a_failed_write_says_so_keeps_the_rows_and_harms_nothing(tmp_path):
+    """A write the kernel refuses raises one sentence, leaves no half file, and a later flush stores the rows."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == f"cannot store 1 rows of table {tmp_path.name}: File too large; earlier segments are intact"
+    assert done.returncode == 0, done.stderr
+    table, problems = read_table(tmp_path, METRICS)
+    assert table["value"].to_pylist() == [1.0, 2.0] and problems == []
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_full_disk_is_called_by_its_name(tmp_path, monkeypatch):
+    """ENOSPC in the background reaches the next append as "the disk is full", and the rows are stored once there is room."""
+    real, full = os.fsync, [True]
+
+    def fsync(handle: int) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer = TableWriter(tmp_path, METRICS, flush_s=0.02)
+    writer.append(metric_rows([1.0]))
+    deadline = time.monotonic() + 60
+    while not writer._failure:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(TableWriteError, match="the disk is full"):
+        writer.append(metric_rows([]))
+    full[0] = False
+    writer.close()
+    assert read_table(tmp_path, METRICS)[0]["value"].to_pylist() == [1.0]
+    assert _explain(OSError(errno.EDQUOT, "x"), tmp_path, 3).errno == errno.EDQUOT
+
+
+def mutations(data: bytes) -> st.SearchStrategy[bytes]:
+    place = st.integers(0, len(data) - 1)
+    return st.one_of(
+        place.map(lambda i: data[:i]),
+        st.tuples(place, st.integers(1, 255)).map(lambda x: data[: x[0]] + bytes([data[x[0]] ^ x[1]]) + data[x[0] + 1 :]),
+        st.tuples(place, st.binary(min_size=1, max_size=40)).map(lambda x: data[: x[0]] + x[1] + data[x[0] :]),
+        st.binary(max_size=200).filter(lambda other: other != data),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_an_altered_segment_is_named_and_never_a_number(data, tmp_path_factory):
+    """Truncated, flipped, padded or replaced bytes: the file is named as a problem and the other rows are as they were."""
+    folder = tmp_path_factory.mktemp("table")
+    stored(folder, [1.0, 2.0], writer="good")
+    stored(folder, [3.0], writer="bad")
+    victim = next(folder.glob("part-bad-*.parquet"))
+    original = victim.read_bytes()
+    victim.write_bytes(data.draw(mutations(original).filter(lambda new: new != original)))
+    table, problems = read_table(folder, METRICS)
+    assert table["value"].to_pylist() == [1.0, 2.0]
+    assert len(problems) == 1 and victim.name in problems[0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_hostile_bytes_with_a_right_checksum_do_not_crash_the_reader(data, tmp_path_factory):
+    """A file forged with a fitting checksum is a table of the schema or a SegmentError, nothing else."""
+    folder = tmp_path_factory.mktemp("table")
+    stored(folder, [3.0, None, 5.0], writer="seed")
+    new = data.draw(mutations(next(folder.glob("part-*")).read_bytes()))
+    forged = folder / f"part-forged-000000-{zlib.crc32(new):08x}.parquet"
+    forged.write_bytes(new)
+    with suppress(SegmentError):
+        assert read_segment(forged, METRICS).schema.equals(METRICS)
+
+
+def test_strange_files_are_named_and_left_out(tmp_path):
+    """Newer schema, another table, missing column, text, link, folder, pipe: each is named, none is waited for."""
+    stored(tmp_path, [1.0])
+    newer = METRICS.with_metadata({**METRICS.metadata, b"schema_version": b"2"}).empty_table()
+    nameless = pa.table({"a": [1]})
+    short = METRICS.remove(0).empty_table()
+    for name, table in [("newer", newer), ("nameless", nameless), ("short", short), ("logs", TABLES["logs"].empty_table())]:
+        write_segment(tmp_path, table, name, 0)
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "part-l-0-00000000.parquet").symlink_to("/etc/passwd")
+    (tmp_path / "part-d-0-00000000.parquet").mkdir()
+    os.mkfifo(tmp_path / "part-p-0-00000000.parquet")
+    (tmp_path / ".part-1-000001.tmp").write_bytes(b"half")
+    table, problems = read_table(tmp_path, METRICS)
+    assert table["value"].to_pylist() == [1.0]
+    told = " | ".join(problems)
+    for word in (
+        "schema version 2",
+        "table '', not 'metrics'",
+        "table 'logs'",
+        "column(s) wall_s missing",
+        "notes.txt: foreign",
+    ):
+        assert word in told
+    assert len(problems) == 8
+
+
+def test_a_table_that_is_not_there_is_empty(tmp_path):
+    """No folder, no rows, no problem."""
+    table, problems = read_table(tmp_path / "none", METRICS)
+    assert table.num_rows == 0 and problems == []
