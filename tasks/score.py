@@ -1,0 +1,115 @@
+"""Open the truth, check every seal, judge the answers, write ``score.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diagnosis.answer import parse_diagnosis
+from diagnosis.score import judge
+from diagnosis.vocabulary import Vocabulary, read_vocabulary
+from storage import truth
+from storage.atomic import write_atomic
+from storage.layout import RunPaths
+from storage.records import SCHEMA_VERSION, Label, to_dict
+from storage.seal import sha256_file, verify_seal
+from tasks.diagnose import CHAIN
+from tasks.seal import committed
+
+
+class SealBrokenError(ValueError):
+    """Evidence, label or answers are not as they were sealed; the message says which. No score is given."""
+
+
+def score_run(paths: RunPaths) -> dict[str, Any]:
+    """Judge every answer of a sealed run and write ``score.json``. Raises SealBrokenError instead of scoring what was altered.
+
+    The score names components as the job does; each verdict is `diagnosis.score.judge`'s with diagnoser, tier, the top
+    cause and the effort.
+    """
+    label, names = truth.load_label(paths), truth.load_names(paths)
+    answers = _checked_answers(paths, label)
+    manifest = json.loads((paths.evidence / "manifest.json").read_text())
+    vocabulary = read_vocabulary(manifest)
+    neutral = replace(label, component=names.get(label.component, ""), peer=names.get(label.peer, ""))
+    own = {name: component for component, name in names.items()}
+    score = {
+        "schema_version": SCHEMA_VERSION,
+        "case_id": manifest["case_id"],
+        "manifest_sha256": sha256_file(paths.evidence / "manifest.json"),
+        "label": to_dict(label),
+        "scored_s": time.time(),
+        "verdicts": [_verdict(answer, neutral, vocabulary, manifest, own) for answer in answers],
+    }
+    write_atomic(paths.score, json.dumps(score, indent=2, allow_nan=False).encode() + b"\n")
+    return score
+
+
+def _checked_answers(paths: RunPaths, label: Label) -> list[dict[str, Any]]:
+    manifest = paths.evidence / "manifest.json"
+    problems = verify_seal(paths)
+    if not problems:
+        problems = verify_seal(paths, committed(label, manifest), truth.load_salt(paths))
+    links, broken = _read_chain(paths.answers / CHAIN)
+    problems += broken
+    answers = []
+    for name, digest in sorted(links.items()):
+        answer, wrong = _read_answer(paths.answers / name, digest, sha256_file(manifest) if manifest.exists() else "")
+        problems += wrong
+        answers.append(answer)
+    strangers = sorted({path.name for path in paths.answers.glob("*.json")} - links.keys())
+    problems += [f"{name}: an answer outside the chain" for name in strangers]
+    if problems:
+        raise SealBrokenError(f"run {paths.run_id} is not scored: {'; '.join(problems)}")
+    return answers
+
+
+def _read_chain(chain: Path) -> tuple[dict[str, str], list[str]]:
+    """(answer file -> its latest hash, what is wrong). No chain means no answers yet."""
+    links: dict[str, str] = {}
+    before = b""
+    for line in chain.read_bytes().splitlines(keepends=True) if chain.exists() else ():
+        try:
+            link = json.loads(line)
+            fits = link["before"] == hashlib.sha256(before).hexdigest()
+            links[link["answer"]] = link["sha256"]
+        except (ValueError, KeyError, TypeError):
+            fits = False
+        if not fits:
+            return links, [f"{chain.name}: broken"]
+        before += line
+    return links, []
+
+
+def _read_answer(path: Path, digest: str, manifest_sha256: str) -> tuple[dict[str, Any], list[str]]:
+    if not path.is_file() or sha256_file(path) != digest:
+        return {}, [f"{path.name}: altered or missing"]
+    answer: dict[str, Any] = json.loads(path.read_bytes())
+    fits = answer["manifest_sha256"] == manifest_sha256
+    return answer, [] if fits else [f"{path.name}: given on other evidence"]
+
+
+def _verdict(
+    answer: dict[str, Any], label: Label, vocabulary: Vocabulary, manifest: dict[str, Any], own: dict[str, str]
+) -> dict[str, Any]:
+    said = answer["diagnosis"]
+    try:
+        verdict = judge(parse_diagnosis(said, manifest) if said else None, label, vocabulary)
+    except ValueError as error:
+        verdict = {"outcome": "unknown", "reason": str(error), "grains": {}, "detected": None}
+    top = said["ranked"][0] if said and said["ranked"] else None
+    return {
+        **verdict,
+        "reason": verdict["reason"] or answer["reason"],
+        "diagnoser": answer["diagnoser"],
+        "tier": answer["tier"],
+        "top": {**top, "component": own.get(top["component"], "")} if top else None,
+        "after_reveal": answer["after_reveal"],
+        "meter": answer["meter"],
+        "wall_s": answer["wall_s"],
+        "isolation": answer["isolation"],
+    }

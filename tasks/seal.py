@@ -1,0 +1,85 @@
+"""Seal a run: write its label from the plan, build the evidence, commit to the label. Everything after this is blind."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from pathlib import Path
+from typing import Any
+
+from diagnosis.case import CaseSource, build_case, neutral_names
+from diagnosis.topology import read_topology
+from storage import truth
+from storage.layout import RunPaths
+from storage.records import FaultKind, Label, to_dict
+from storage.seal import commit, new_salt, sha256_file
+
+NO_FAULT = Label(fault=False, component="", stage="", kinds=())
+
+
+def seal_run(paths: RunPaths) -> dict[str, Any]:
+    """Build ``evidence/`` of a finished run and return its manifest; label, salt and names go to the truth.
+
+    Raises ValueError for a run whose planned faults did not all happen (its label would be false), FileExistsError for a
+    run that is sealed already, FileNotFoundError for a run without plan or name table.
+    """
+    plan = truth.load_plan(paths)
+    problems = unproven(plan, truth.load_history(paths))
+    if problems:
+        raise ValueError(f"run {paths.run_id} cannot be sealed: {'; '.join(problems)}")
+    if paths.evidence.exists():
+        raise FileExistsError(f"run {paths.run_id} is sealed already")
+    topology = read_topology(paths.registry, paths.addresses)
+    # Names and clock come from the system's entropy: the plan's seed is short enough to be tried out.
+    draw = random.Random(secrets.randbits(128))  # noqa: S311 - seeded with 128 secret bits
+    names, hosts = neutral_names(topology, draw)
+    label, salt = label_of(plan), new_salt()
+    truth.save_label(paths, label)
+    truth.save_salt(paths, salt)
+    truth.save_names(paths, names)
+    source = CaseSource(paths.job, paths.logs, topology, strange=(paths.run_id, plan["scenario"]))
+    return build_case(source, names, hosts, paths.evidence, lambda manifest: commitment(label, salt, manifest), draw)
+
+
+def commitment(label: Label, salt: str, manifest: Path) -> str:
+    """The commitment binds the label to this very evidence, so that label and salt of another case do not fit it."""
+    return commit(committed(label, manifest), salt)
+
+
+def committed(label: Label, manifest: Path) -> dict[str, Any]:
+    """What is committed to: the label and the hash of the case's manifest (which holds the hash of every file)."""
+    return {**to_dict(label), "manifest_sha256": sha256_file(manifest)}
+
+
+def label_of(plan: dict[str, Any]) -> Label:
+    """The answer of the case: target and trigger of the first real fault, the kinds of all; no fault if all are no-ops.
+
+    Where the plan says in which stage the damage is rooted, that stage counts: a trigger at the exit of one stage may be
+    meant for the next.
+    """
+    faults = [fault for fault in plan["faults"] if fault["kind"] != FaultKind.NOOP]
+    if not faults:
+        return NO_FAULT
+    root = min(faults, key=lambda fault: int(fault["trigger"]["step"]))
+    target = root["target"]
+    return Label(
+        fault=True,
+        component=target["src"] if target["type"] == "link" else target["component"],
+        stage=plan.get("expected", {}).get("root", {}).get("stage") or root["trigger"]["stage"],
+        kinds=tuple(sorted({fault["kind"] for fault in faults})),
+        peer=target["dst"] if target["type"] == "link" else "",
+        step=int(root["trigger"]["step"]),
+    )
+
+
+def unproven(plan: dict[str, Any], history: list[dict[str, Any]]) -> list[str]:
+    """What keeps the run from being valid, one sentence each: a fault not fired, not applied, not verified or not gone."""
+    problems = []
+    for fault in plan["faults"]:
+        lines = [line for line in history if line.get("fault_id") == fault["id"]]
+        told = {line["what"] for line in lines if line.get("ok", True)}
+        missing = [what for what in ("fired", "applied", "verified", "gone") if what not in told]
+        if missing:
+            problems.append(f"fault {fault['id']} was not {' and not '.join(missing)}")
+        problems += [f"fault {fault['id']} is {what}" for what in ("expired", "stuck", "invalid") if what in told]
+    return problems

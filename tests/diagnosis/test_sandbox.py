@@ -1,0 +1,195 @@
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from synthetic_job import make_run
+
+from diagnosis import sandbox
+from diagnosis.sandbox import Limits, attempt, builtin, namespaces_allowed
+from storage.layout import RunPaths
+from tasks.seal import seal_run
+
+#: A hostile diagnoser answers what it got hold of as its reason.
+HEADER = """
+import os, sys, socket, time, json
+from pathlib import Path
+from storage.records import Diagnosis
+def said(what):
+    return Diagnosis(fault=False, ranked=(), reason=str(what))
+def diagnose(reader, vocabulary):
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    """A sealed run."""
+    paths = make_run(tmp_path)
+    seal_run(paths)
+    return paths
+
+
+def hostile(folder: Path, body: str) -> Path:
+    """A diagnoser file with this body."""
+    file = folder / "hostile.py"
+    file.write_text(HEADER + "".join(f"    {line}\n" for line in body.splitlines()))
+    return file
+
+
+def reason_of(run: RunPaths, body: str, **limits: float) -> str:
+    """What the sandbox or the hostile diagnoser had to say."""
+    came = attempt(hostile(run.root, body), run.evidence, "T0", Limits(**limits))  # type: ignore[arg-type]
+    return came.diagnosis.reason if came.diagnosis else came.reason
+
+
+def test_truth_is_out_of_reach(run: RunPaths) -> None:
+    """By absolute path, by walking up, by searching the whole file system: the label is not there."""
+    assert namespaces_allowed(), "this system refuses the namespaces that hold the sandbox; the isolation is not in force"
+    body = f"""
+seen = [p for p in ({str(run.label)!r}, "../truth/label.json", "../../truth", "/proc/1/root", "/proc/self/mountinfo") if os.path.exists(p)]
+for top, folders, files in os.walk("/", onerror=None):
+    folders[:] = [f for f in folders if (top, f) != ("/", "usr")]
+    seen += [os.path.join(top, f) for f in files if f in ("label.json", "salt", "plan.json") or top.startswith("/work")]
+return said((seen, sorted(os.listdir("/evidence"))))"""
+    assert reason_of(run, body) == "([], ['manifest.json', 't0'])"
+
+
+def test_nothing_can_be_changed(run: RunPaths) -> None:
+    """Evidence, code and interpreter are read-only, the root is not ours, and no capability is left."""
+    body = """
+done = []
+for path in ("/evidence/manifest.json", "/evidence/new", "/code/new", "/usr/new", "/new"):
+    try:
+        open(path, "a").close(); done.append(path)
+    except OSError: pass
+try:
+    os.chroot("/work"); done.append("chroot")
+except OSError: pass
+open("/work/mine", "w").close()
+return said((done, os.listdir("/work")))"""
+    assert reason_of(run, body) == "([], ['mine'])"
+
+
+def test_no_network(run: RunPaths) -> None:
+    """There is no interface to leave by, not even to a listener on this machine."""
+    body = """
+names = [name for _, name in socket.if_nameindex()]
+try:
+    socket.create_connection(("127.0.0.1", 22), timeout=2)
+    return said("connected")
+except OSError as error:
+    return said((names, type(error).__name__))"""
+    assert reason_of(run, body) == "(['lo'], 'OSError')"
+
+
+def test_outside_process_cannot_be_seen_or_signalled(run: RunPaths) -> None:
+    """The test's own process does not exist for the diagnoser, and the environment tells nothing."""
+    body = f"""
+try:
+    os.kill({os.getpid()}, 0); alive = True
+except OSError: alive = False
+return said((alive, os.getppid(), sorted(set(os.environ) - {{"LC_CTYPE"}})))"""
+    assert reason_of(run, body) == "(False, 0, ['HOME', 'LANG', 'PATH', 'PYTHONPATH'])"
+
+
+def test_a_fork_bomb_is_bounded(run: RunPaths) -> None:
+    """No more processes than the limit, and none of them outlives the diagnosis."""
+    body = """
+made = 0
+for _ in range(100):
+    try:
+        if os.fork() == 0:
+            time.sleep(60); os._exit(0)
+        made += 1
+    except OSError: break
+return said(made)"""
+    begun = time.monotonic()
+    assert 0 <= int(reason_of(run, body, processes=4)) <= 4
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("time.sleep(60)", "no answer within 1 s"),
+        ("while True: pass", "no answer within 1 s"),
+        ("raise RuntimeError('oops')", "ended with exit code 1: RuntimeError: oops"),
+        ("os._exit(125)", "ended with exit code 125: no message"),
+        ("os.write(1, b'garbage'); os._exit(0)", "malformed answer: not JSON"),
+        ("os.write(1, b'x'); return said(1)", "malformed answer: not JSON"),
+        ("return None", "ended with exit code 1: TypeError"),
+        ("return said('x' * 10_000_000)", "ended with exit code"),
+        ("return bytearray(4 << 30)", "ended with exit code 1: MemoryError"),
+        ("reader.read('t1/../../truth/label.json')", "ended with exit code 1: diagnosis.reader.OutsideTierError"),
+        ("return Diagnosis(fault=True, ranked=())", "malformed answer: causes belong to a fault that is claimed"),
+    ],
+)
+def test_bad_diagnosers_end_as_a_reason(run: RunPaths, body: str, reason: str) -> None:
+    """A hang, a crash, garbage, a huge answer: each is an attempt without diagnosis and with its reason."""
+    came = attempt(hostile(run.root, body), run.evidence, "T0", Limits(wall_s=1.0 if "within" in reason else 30.0))
+    assert came.diagnosis is None
+    assert came.reason.startswith(reason)
+
+
+def test_printing_does_not_spoil_the_answer(run: RunPaths) -> None:
+    """What a diagnoser prints goes to standard error."""
+    assert reason_of(run, "print('working on it'); return said('fine')") == "fine"
+
+
+def test_diagnoser_needs_the_standard_library_alone(run: RunPaths) -> None:
+    """No installed package can be imported in there: a diagnosis starts in milliseconds."""
+    body = """
+found = [name for name in ("pyarrow", "torch", "numpy", "scipy", "pytest") if name in sys.modules]
+try:
+    import pyarrow
+    found.append("imported")
+except ImportError: pass
+return said(found)"""
+    assert reason_of(run, body) == "[]"
+
+
+def test_without_namespaces_it_says_so(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where namespaces are refused the same diagnoser gives the same answer as a plain child, declared as such."""
+    inside = attempt(builtin("first-error"), run.evidence, "T1")
+    monkeypatch.setattr(sandbox, "namespaces_allowed", lambda: False)
+    outside = attempt(builtin("first-error"), run.evidence, "T1")
+    assert (inside.isolation, outside.isolation) == ("namespaces", "process")
+    assert inside.diagnosis == outside.diagnosis is not None
+    assert inside.meter == outside.meter
+
+
+def test_evidence_in_a_shown_folder_is_not_called_isolated(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that lies where the sandbox shows files is never declared isolated."""
+    monkeypatch.setattr(sandbox, "SYSTEM", (*sandbox.SYSTEM, str(run.root.parent)))
+    assert attempt(builtin("random"), run.evidence, "T0").isolation == "process"
+
+
+def test_unknown_diagnoser_is_named(run: RunPaths) -> None:
+    """A wrong name is refused with the list of known ones."""
+    with pytest.raises(ValueError, match="no diagnoser 'oracle'; there are random, last-error, first-error, error-code"):
+        builtin("oracle")
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from diagnosis.sandbox import attempt
+came = attempt(Path(sys.argv[1]), Path(sys.argv[2]), "T0")
+print(came.isolation, came.diagnosis.reason if came.diagnosis else came.reason)
+"""
+
+
+def test_an_ordinary_user_is_isolated_too(run: RunPaths, ordinary_user, scratch: Path) -> None:
+    """Without root a user namespace gives the same walls: no truth, no network, nothing writable."""
+    home = scratch / "home"
+    shutil.copytree(run.root, home / "run", ignore=shutil.ignore_patterns("truth"))
+    (home / "run" / "truth").mkdir(mode=0o755)
+    (home / "run" / "truth" / "label.json").write_text("secret")
+    body = f"""
+seen = os.path.exists({str(home / "run/truth/label.json")!r})
+return said((seen, [n for _, n in socket.if_nameindex()], os.access("/usr", os.W_OK), os.access("/evidence", os.W_OK)))"""
+    process = ordinary_user([sys.executable, "-c", PROGRAM, str(hostile(home, body)), str(home / "run" / "evidence")])
+    out, err = process.communicate(timeout=120)
+    assert out.strip() == "namespaces (False, ['lo'], False, False)", err
