@@ -61,8 +61,8 @@ class Comparison:
 
 def compare_case(case: Case, bands: Mapping[Key, Band], baselines: tuple[str, ...], warmup_steps: int) -> RunComparison:
     """A run's samples from the step of the fault on, each against its healthy band; earlier steps count false alarms."""
-    samples = [sample for sample in samples_of(case.metrics) if sample.step >= warmup_steps]
-    first = max(case.fault_step, warmup_steps)
+    warm, first = measured_from(case, warmup_steps)
+    samples = [sample for sample in samples_of(case.metrics) if sample.step >= warm]
     judged = movements([sample for sample in samples if sample.step >= first], bands)
     before = movements([sample for sample in samples if sample.step < first], bands)
     gaps = [] if bands else ["no healthy band to compare with: cannot tell what moved"]
@@ -83,13 +83,19 @@ def compare_case(case: Case, bands: Mapping[Key, Band], baselines: tuple[str, ..
     )
 
 
+def measured_from(case: Case, warmup_steps: int) -> tuple[int, int]:
+    """(first step after warm-up, first step that counts as "at or after the fault") of a run."""
+    warm = min((int(row["step"]) for row in case.metrics if row["step"] >= 0), default=0) + warmup_steps
+    return warm, max(case.fault_step, warm)
+
+
 def _strength(one: Movement) -> tuple[bool, float, int]:
     return (one.verdict != MOVED, one.q if one.q is not None else 1.0, one.step)
 
 
 def contrast_cases(case: Case, reference: Case, warmup_steps: int) -> Contrasted:
     """The same steps of two runs, from the step of the fault on."""
-    first = max(case.fault_step, warmup_steps)
+    _, first = measured_from(case, warmup_steps)
     rows = contrasts(samples_of(case.metrics), samples_of(reference.metrics), first)
     return Contrasted(case.run_id, reference.run_id, f"{case.name} against {reference.name}", first, rows)
 

@@ -166,3 +166,13 @@ def worker_lost(seed: int = 1, **more: Any) -> Synthetic:
     given: dict[str, Any] = {"kind": "process-kill", "arm": "legacy", "root_stage": "rollout", "error_stage": "train"}
     given |= {"target": {"type": "process", "component": "rollout1"}, "error_component": "controller", "error_text": text}
     return Synthetic(scenario="rollout-kill", seed=seed, **{**given, **more})
+
+
+def write_score(paths: RunPaths, stage: str, component: str, kind: str, *, right: tuple[str, ...], outcome: str) -> None:
+    """A score as `tasks.score` writes it, of two diagnosers on one tier that gave the same answer."""
+    chance = {"stage": 1 / 8, "role": 2 / 9, "component": 1 / 9, "endpoint": 2 / 9, "kind": 1 / 7, "joint": 1 / 504}
+    grains = {name: {"rank": None, "ac1": int(name in right), "chance": {"ac1": level}} for name, level in chance.items()}
+    top = {"component": component, "stage": stage, "kind": kind} if stage else None
+    common = {"outcome": outcome, "tier": "T1", "grains": grains if stage else {}, "top": top, "reason": "", "detected": True}
+    verdicts = [{**common, "diagnoser": name} for name in ("first-error", "last-error")]
+    paths.score.write_text(json.dumps({"schema_version": 1, "label": {}, "verdicts": verdicts}))
