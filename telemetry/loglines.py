@@ -25,7 +25,7 @@ _STAGE_WORDS: tuple[tuple[re.Pattern[str], Stage | None], ...] = (
     (re.compile(r"\b(?:start to rollout\b|rollout succeeded\b|notify_rollout_\w+_event\b)"), Stage.ROLLOUT),
     (re.compile(r"\bcompute_logprobs_with_distributed\b|\bcompute ref logprobs\b"), Stage.REFERENCE),
     (re.compile(r"\b(?:start to train\b|train succeeded\b|notify_train_\w+_event\b)"), Stage.TRAIN),
-    (re.compile(r"\bcheckpoint\b"), Stage.CHECKPOINT),
+    (re.compile(r"latest_checkpoint|periodic_checkpoint|\bcheckpoint recover\b"), Stage.CHECKPOINT),
 )
 
 

@@ -1,0 +1,79 @@
+"""Job logs as rows: what a line tells is told, nothing is guessed, no byte can stop the reading."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry.loglines import MAX_MESSAGE, log_columns, parse_log, stage_of, wall_seconds
+
+LOG = """\
+booting
+2026-03-01 10:00:00.250 INFO controller: start to rollout, step: 7, epoch: 0
+2026-03-01 10:00:01.000 WARNING controller: call failed request_id=9f3c22aa method=generate
+2026-03-01 10:00:02.000 ERROR controller: [Trainer] start save latest_checkpoint recover info, epoch:0, global_step:8
+Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+ValueError: bad
+2026-03-01 10:00:03.000 INFO controller: done
+Traceback (most recent call last):
+KeyError: 1
+"""
+
+
+def test_a_log_becomes_rows_with_its_tracebacks():
+    """Times in UTC seconds; logged tracebacks belong to their line, a dying process's own gets a row without level."""
+    rows = list(parse_log(LOG.splitlines(keepends=True)))
+    assert [(row.line, row.level) for row in rows] == [(1, ""), (2, "INFO"), (3, "WARNING"), (4, "ERROR"), (8, "INFO"), (9, "")]
+    assert rows[0].wall_s is None and rows[1].wall_s == 1772359200.25 and rows[5].wall_s == rows[4].wall_s
+    assert rows[3].text.endswith("ValueError: bad") and rows[3].text.count("\n") == 3
+    assert rows[5].text == "Traceback (most recent call last):\nKeyError: 1"
+
+
+def test_request_step_and_stage_are_told_where_the_line_tells_them():
+    """The columns hold what stands in the line, and -1 or empty where it says nothing."""
+    columns = log_columns("controller", LOG.splitlines())
+    assert columns["step"] == [-1, 7, -1, 8, -1, -1]
+    assert columns["stage"] == ["", "rollout", "", "checkpoint", "", ""]
+    assert columns["request_id"] == ["", "", "9f3c22aa", "", "", ""]
+    assert set(columns["component"]) == {"controller"} and len({len(column) for column in columns.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "stage"),
+    [
+        ("start to update weight, step: 1, epoch: 0", "weights_update"),
+        ("rollout update weight succeeded (parallel), step: 1", "weights_update"),
+        ("start to notify_rollout_start_event, step: 1", "rollout"),
+        ("start to compute_logprobs_with_distributed, step: 2", "reference"),
+        ("train succeeded, step: 3", "train"),
+        ("anything, stage=cleanup", "cleanup"),
+        ("the train left the station", ""),
+    ],
+)
+def test_the_lines_of_the_job_name_their_stage(message, stage):
+    """The job's own phrases map to the closed vocabulary; other prose does not."""
+    assert stage_of(message) == stage
+
+
+LINE = st.text(max_size=60) | st.just("2026-03-01 10:00:00.250 INFO train0: x") | st.just("Traceback (most recent call last):")
+
+
+@given(st.lists(LINE, max_size=30))
+def test_no_text_is_lost_and_none_stops_the_parser(lines):
+    """Whatever the lines: rows in rising order, and every input line is in exactly one row's text."""
+    rows = list(parse_log(lines))
+    assert [row.line for row in rows] == sorted({row.line for row in rows})
+    assert sum(1 + len(row.more) for row in rows) == len(lines)
+
+
+def test_a_flood_is_cut_and_says_so():
+    """A message of unbounded size ends with a mark; memory is bounded by the limit."""
+    (row,) = parse_log(["2026-03-01 10:00:00.250 INFO train0: x", *["y" * 1000] * 1000, "z" * (2 * MAX_MESSAGE)])
+    assert len(row.text) <= MAX_MESSAGE + 20 and row.text.endswith("... (cut)")
+
+
+def test_an_instant_that_does_not_exist_is_null():
+    """Month 13 is no time, and no crash."""
+    assert wall_seconds("2026-13-01 10:00:00.250") is None
