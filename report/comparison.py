@@ -9,7 +9,8 @@ from typing import Any
 
 from report.case import Case
 from report.contrast import Contrast, contrasts
-from report.movement import CANNOT_TELL, MOVED, OUTSIDE, Band, Key, Movement, absent, movements, outside_share, samples_of
+from report.movement import CANNOT_TELL, MOVED, OUTSIDE, Band, Key, Movement, absent, movements, outside_share
+from report.sampled import measured
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Comparison:
 def compare_case(case: Case, bands: Mapping[Key, Band], baselines: tuple[str, ...], warmup_steps: int) -> RunComparison:
     """A run's samples from the step of the fault on, each against its healthy band; earlier steps count false alarms."""
     warm, first = measured_from(case, warmup_steps)
-    samples = [sample for sample in samples_of(case.metrics) if sample.step >= warm]
+    samples = [sample for sample in measured(case) if sample.step >= warm]
     judged = movements([sample for sample in samples if sample.step >= first], bands)
     before = movements([sample for sample in samples if sample.step < first], bands)
     gaps = [] if bands else ["no healthy band to compare with: cannot tell what moved"]
@@ -96,7 +97,7 @@ def _strength(one: Movement) -> tuple[bool, float, int]:
 def contrast_cases(case: Case, reference: Case, warmup_steps: int) -> Contrasted:
     """The same steps of two runs, from the step of the fault on."""
     _, first = measured_from(case, warmup_steps)
-    rows = contrasts(samples_of(case.metrics), samples_of(reference.metrics), first)
+    rows = contrasts(measured(case), measured(reference), first)
     return Contrasted(case.run_id, reference.run_id, f"{case.name} against {reference.name}", first, rows)
 
 

@@ -48,7 +48,8 @@ def case_finding(case: Case) -> str:
         return f"Does not count: {'; '.join(outcome['invalid_because'])}."
     if root is None:
         return f"Without a fault the job did {done}" + (f" and failed in {final['stage']}." if final else ".")
-    what = f"{' + '.join(root['kinds'])} on {root['target'] or root['component']} in {words(root['stage'])}"
+    kinds = " then ".join(dict.fromkeys(root["kinds"]))
+    what = f"A {kinds} fault on {root['target'] or root['component']} in {words(root['stage'])}"
     if hop is None:
         return f"{what}: no error followed; the job did {done}."
     first = outcome["first_error"]
@@ -111,8 +112,7 @@ def change(one: Movement) -> str:
 
 def series_finding(choice: Choice) -> str:
     """Why this metric is drawn."""
-    verb = {True: "left its healthy interval", False: "is drawn"}[choice.band is not None]
-    return f"{choice.metric} of {choice.role} {verb}: {choice.why}."
+    return f"{choice.metric} of {choice.role}: {choice.why}."
 
 
 def stage_times_finding(comparison: RunComparison | None) -> str:

@@ -22,6 +22,8 @@ from report.verdicts import Verdict, standings, verdicts
 
 #: Movements and contrasts listed per run; the rest is counted.
 MOST_LISTED = 14
+#: Style of the wide columns of the result table.
+CLASSES = {"cell": "cell", "root": "place", "error": "place", "valid": "place", "first_error": "text", "diagnosed": "text"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def render(name: str, cases: Sequence[Case], comparison: Comparison, bands: Mapp
         made=made,
         finding=findings.page_finding(cases),
         columns=COLUMNS,
+        classes=CLASSES,
         rows=result_rows(cases),
         sections=[section(case, comparison, bands.get(case.run_id, {})) for case in cases if told(case)],
         told={case.run_id for case in cases if told(case)},

@@ -33,5 +33,5 @@ class Proportion:
         if self.interval is None:
             return "no case"
         low, high = self.interval
-        chance = f", chance {self.chance:.2f}" if self.chance is not None else ""
+        chance = f", chance {self.chance:.2g}" if self.chance is not None else ""
         return f"{self.right}/{self.n} [{low:.2f}, {high:.2f}]{chance}"

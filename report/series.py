@@ -13,6 +13,7 @@ from report.case import Case
 from report.comparison import RunComparison
 from report.drawing import BAND, ERROR, FAULT, MUTED, SERIES, drawing, printable, to_svg
 from report.outcome import Record, role_of
+from report.sampled import SAMPLED
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,11 @@ def series(case: Case, comparison: RunComparison | None) -> tuple[Markup, Choice
 def choose(case: Case, comparison: RunComparison | None) -> Choice | None:
     """The metric that stood out most; without a comparison, the time of the stage the fault was in."""
     for one in comparison.stood_out if comparison else []:
-        choice = Choice(one.metric, one.stage, one.role, one.unit, f"it stood out most ({one.verdict})", (one.lo_t, one.hi_t))
+        sampled = one.metric in SAMPLED
+        band = None if sampled else (one.lo_t, one.hi_t)
+        choice = Choice(
+            one.metric, "" if sampled else one.stage, one.role, one.unit, f"it stood out most ({one.verdict})", band
+        )
         if any(len(points) > 2 for points in curves(case, choice).values()):
             return choice
     stage = (case.outcome.get("root") or {}).get("stage")
@@ -71,6 +76,8 @@ def _curves(axes: Axes, lines: dict[str, list[tuple[float, float]]], zero: float
     values = [value for points in lines.values() for _, value in points]
     if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda *_: "")
     if choice.band:
         axes.axhspan(*choice.band, color=BAND, linewidth=0, zorder=0)
     for index, (component, points) in enumerate(lines.items()):

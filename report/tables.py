@@ -19,7 +19,7 @@ COLUMNS = {
     "error": "error",
     "step": "step",
     "first_error": "first error",
-    "expected": "expected came true",
+    "expected": "as expected",
     "impact": "impact",
     "diagnosed": "diagnosed",
 }

@@ -131,7 +131,7 @@ def _errors(axes: Axes, case: Case, rows: Sequence[str], window: Window) -> None
     points = _chain(case, rows, window)
     for start, end in pairwise(points):
         if start != end:
-            arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, connectionstyle="arc3,rad=-0.15")
+            arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, shrinkA=4, shrinkB=5)
             arrow.set(color=INK, linewidth=1.0, zorder=5)
             axes.add_patch(arrow)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
 from report.case import Case
-from report.comparison import Comparison, RunComparison, compare_case, contrast_cases
-from storage.bands import Band, baseline_bands
+from report.comparison import Comparison, RunComparison, compare_case, contrast_cases, measured_from
+from report.sampled import stage_means
+from storage.bands import Band, band, baseline_bands
 from storage.layout import run_paths, runs_dir
 from tasks.outcome import open_case
 
@@ -102,9 +104,17 @@ def warmup_of(case: Case) -> int:
 
 @lru_cache(maxsize=64)
 def bands(baselines: tuple[str, ...], warmup_steps: int) -> Bands:
-    """Healthy bands of finished runs by (stage, metric, role)."""
+    """Healthy bands of finished runs by (stage, metric, role): what the job told per step, and the sampler per stage."""
     found = baseline_bands(baselines, warmup_steps=warmup_steps) if baselines else []
-    return {(band.stage, band.metric, band.role): band for band in found}
+    cases = [open_case(run_paths(run_id), tables=("metrics",)) for run_id in baselines]
+    readings: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+    for case in cases:
+        warm, _ = measured_from(case, warmup_steps)
+        for sample in stage_means(case):
+            if sample.step >= warm:
+                readings[*sample.key, sample.unit].append(sample.value)
+    found += [band(*key, values, runs=len(cases)) for key, values in readings.items()]
+    return {(one.stage, one.metric, one.role): one for one in found}
 
 
 def _thin(run: RunComparison) -> list[str]:

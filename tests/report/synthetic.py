@@ -59,7 +59,15 @@ class Writer:
         for step in range(self.spec.steps):
             for stage, seconds in STAGES.items():
                 if not self.stage(step, stage, seconds):
-                    return
+                    return self.end()
+        return self.end()
+
+    def end(self) -> None:
+        """The fault is taken back, unless the run is to miss that proof."""
+        self.now += 0.5
+        if self.spec.gone:
+            self.write("reverted", fault_id="f1")
+            self.prove("gone", "gone")
 
     def stage(self, step: int, stage: str, seconds: float) -> bool:
         """One stage of the controller; False when it raised."""
@@ -70,7 +78,7 @@ class Writer:
         slow = spec.slow.get(stage, 1.0) if step >= spec.fault_step else 1.0
         took = seconds * slow * self.noise.gauss(1.0, 0.05)
         fails = stage == spec.error_stage and step >= spec.fault_step
-        self.now += took
+        self.sample(took, busy=stage)
         self.log("controller", "INFO", f"{stage} done, step: {step}", step, stage)
         self.metric("controller", step, stage, TIMING[stage], "s", took)
         if stage == "rollout":
@@ -81,6 +89,17 @@ class Writer:
             self.fail(step, stage)
         self.announce("error" if fails else "exit", step, stage, **({"error": spec.error_text} if fails else {}))
         return not fails
+
+    def sample(self, seconds: float, busy: str) -> None:
+        """The sampler's readings, twice a second: a process of the stage's role uses most of a core."""
+        end = self.now + seconds
+        while self.now + 0.5 < end:
+            self.now += 0.5
+            for component in ("train0", "train1", "rollout0", "rollout1"):
+                level = 0.8 if component.startswith(busy) else 0.05
+                reading = (component, -1, "", "cpu_ratio", "cores", self.noise.gauss(level, 0.01))
+                self.metrics.append((self.now, self.now - START_S, "localhost", *reading))
+        self.now = end
 
     def fail(self, step: int, stage: str) -> None:
         """The error as a worker logs it first and the controller after it."""
@@ -102,11 +121,12 @@ class Writer:
         """The injector's lines for one fault."""
         for what in ("armed", "fired", "applied"):
             self.write(what, fault_id="f1", event_mono_s=self.now - START_S)
-        for what, about in (("verified", "applied"), ("reverted", ""), ("gone", "gone"))[: 3 if self.spec.gone else 1]:
-            receipt = to_dict(
-                Receipt("f1", about, ok=True, probe="bytes", measured={}, wall_s=self.now, mono_s=self.now - START_S)
-            )
-            self.write(what, **({**receipt, "fault_id": "f1"}))
+        self.prove("verified", "applied")
+
+    def prove(self, what: str, about: str) -> None:
+        """A receipt in the history."""
+        receipt = Receipt("f1", about, ok=True, probe="bytes", measured={}, wall_s=self.now, mono_s=self.now - START_S)
+        self.write(what, **to_dict(receipt))
 
     def metric(self, component: str, step: int, stage: str, name: str, unit: str, value: float) -> None:
         """A metrics row."""
