@@ -1,0 +1,77 @@
+"""What a fault is: the shape every file in `injection/faults/` has, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from injection.target import LiveLink, LiveProcess
+
+#: What must be restored, as plain JSON: prior values and identities. It alone suffices to revert.
+Undo = dict[str, Any]
+#: Asks the independent probe: name of a measurement and its arguments -> figures, each key ending in its unit.
+Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+class RefusedError(RuntimeError):
+    """The fault cannot be done here; nothing was touched. The message is one sentence."""
+
+
+class StuckError(RuntimeError):
+    """Undoing failed; the message says what is left behind."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a probe found: whether it agrees with the claim, by which means, and the figures."""
+
+    ok: bool
+    probe: str
+    measured: dict[str, float | int | str | bool]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a fault acts on and by which means. `proxy_api` is `host:port` where a proxy stands, else empty."""
+
+    target: LiveProcess | LiveLink
+    backend: str
+    ask: Ask
+    proxy_api: str = ""
+
+    def process(self) -> LiveProcess:
+        """The target as a process. Raises RefusedError where it is a link."""
+        if isinstance(self.target, LiveProcess):
+            return self.target
+        raise RefusedError(f"the target must be a process, not the link {self.target.name}")
+
+    def link(self) -> LiveLink:
+        """The target as a link. Raises RefusedError where it is a process."""
+        if isinstance(self.target, LiveLink):
+            return self.target
+        raise RefusedError(f"the target must be a link, not the process {self.target.component}")
+
+
+class Fault(Protocol):
+    """Arm, apply, verify, revert. `arm`, `undo` and `apply` run in one thread that lives until the fault is reverted."""
+
+    def arm(self) -> None:
+        """Prepare everything slow; nothing is visible to the job. Raises RefusedError."""
+
+    def undo(self) -> Undo:
+        """What reverting would need if `apply` ran now. Read before `apply` and journaled before it."""
+
+    def apply(self) -> dict[str, Any]:
+        """Do it, fast (no fork, no import), and return the state read back. Raises RefusedError."""
+
+    def verify(self) -> Measurement:
+        """Measure the effect on the resource by the probe, which does not read back the rule that made it."""
+
+    @staticmethod
+    def revert(undo: Undo) -> None:
+        """Compare, then restore; again and again without harm; nothing to do where the target is gone. Raises StuckError."""
+
+    @staticmethod
+    def gone(undo: Undo, ask: Ask) -> Measurement:
+        """Measure that nothing is left, by the same probe."""

@@ -1,0 +1,130 @@
+"""The injector: listens at the seam, and does what the plan says at the points the plan says.
+
+    python -m injection.injector SPEC.json
+
+SPEC: `run_id`, `faults` (of the plan), `socket` (path of the seam), `registry_dir`, `addresses` (path of the name table),
+`journal_dir`, `history` (path), `place` (virtual-cluster | plain-host), `proxy_api` (host:port, "" without proxies),
+`barrier_hold_s`, `lease_s`, `arm_timeout_s`, `protected_pids`. Prints `ready` when the seam listens. SIGTERM ends the run:
+everything is undone and proved gone. Exit code 0; 2 when something is stuck; 1 for a bad SPEC.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from injection import journal
+from injection.hand import Hand, Workshop
+from injection.listener import Listener
+from injection.receipts import History
+from injection.target import Site
+from storage.records import StageEvent
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the lab asks of one injector; see the module's text."""
+
+    run_id: str
+    faults: list[dict[str, Any]]
+    socket: str
+    registry_dir: str
+    addresses: str
+    journal_dir: str
+    history: str
+    place: str
+    barrier_hold_s: float
+    lease_s: float
+    proxy_api: str = ""
+    arm_timeout_s: float = 180.0
+    protected_pids: tuple[int, ...] = ()
+
+
+def read_spec(path: Path) -> Spec:
+    """Read a SPEC. Raises ValueError naming strange or missing keys."""
+    data = json.loads(path.read_text())
+    known = {field.name for field in fields(Spec)}
+    if set(data) - known:
+        raise ValueError(f"{path}: unknown key(s) {', '.join(sorted(set(data) - known))}; known: {', '.join(sorted(known))}")
+    try:
+        return Spec(**data)
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+class Injector:
+    """All hands of a run, one listener, one lease."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._history = History(Path(spec.history))
+        site = Site(Path(spec.registry_dir), Path(spec.addresses), frozenset(spec.protected_pids))
+        shop = Workshop(
+            run_id=spec.run_id,
+            place_kind=spec.place,
+            site=site,
+            journal_dir=Path(spec.journal_dir),
+            history=self._history,
+            lease_s=spec.lease_s,
+            arm_timeout_s=spec.arm_timeout_s,
+            proxy_api=spec.proxy_api,
+        )
+        self._hands = [Hand(entry, shop) for entry in spec.faults]
+        self._over = threading.Event()
+        self._listener = Listener(Path(spec.socket), self.hear)
+
+    def start(self) -> None:
+        """Renew the lease, arm in the background, listen."""
+        journal.renew_lease(Path(self._spec.journal_dir), self._spec.run_id, self._spec.lease_s)
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        for hand in self._hands:
+            hand.arm()
+        self._listener.start()
+
+    def hear(self, event: StageEvent, arrived: float) -> float:
+        """An announcement: every hand acts on it; a point of any of them is held equally long, whatever was done there."""
+        points = [hand.hear(event, arrived) for hand in self._hands]
+        self._history.event(event)
+        return arrived + self._spec.barrier_hold_s if any(points) else 0.0
+
+    def stop(self) -> int:
+        """Undo everything and prove it gone. Returns the exit code."""
+        self._listener.close()
+        for hand in self._hands:
+            hand.finish()
+        self._over.set()
+        self._history.close()
+        if any(hand.stuck for hand in self._hands):
+            return 2
+        journal.lease_file(Path(self._spec.journal_dir), self._spec.run_id).unlink(missing_ok=True)
+        return 0
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._spec.lease_s / 4):
+            journal.renew_lease(Path(self._spec.journal_dir), self._spec.run_id, self._spec.lease_s)
+
+
+def main(argv: list[str]) -> int:
+    """Run until SIGTERM."""
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    try:
+        injector = Injector(read_spec(Path(argv[0])))
+    except (OSError, ValueError, IndexError) as error:
+        sys.stderr.write(f"injector: {error}\n")
+        return 1
+    injector.start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    told.wait()
+    return injector.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""The independent measurements: each looks at the resource, never at the rule that the hands put up.
+
+A measurement is a function of plain JSON arguments that returns plain figures, so that it can be made by another process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from injection import procfs
+from injection.procfs import Identity
+
+SAMPLE_S = 0.02
+
+
+def process_state(pid: int, start_ticks: int, window_s: float = 0.0) -> dict[str, Any]:
+    """States seen and CPU seconds used by a process over `window_s`; `states` is e.g. "T"; `alive` false where it is gone."""
+    who = Identity(pid, start_ticks)
+    first = last = procfs.read_stat(pid)
+    states: set[str] = set()
+    deadline = time.monotonic() + window_s
+    while who.alive() and last is not None:
+        states.add(last.state)
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(SAMPLE_S)
+        last = procfs.read_stat(pid)
+    used = last.cpu_s - first.cpu_s if who.alive() and first and last else 0.0
+    return {"alive": who.alive(), "states": "".join(sorted(states)), "cpu_s": round(used, 4)}
+
+
+def cpu_share(processes: list[list[int]], window_s: float) -> dict[str, Any]:
+    """CPU time that processes ([pid, start_ticks] each) got over `window_s`, in cores; and how many of them live."""
+    who = [Identity(pid, ticks) for pid, ticks in processes]
+    before, began = _cpu_s(who), time.monotonic()
+    time.sleep(window_s)
+    got = _cpu_s(who) - before
+    return {"cores_ratio": round(got / (time.monotonic() - began), 4), "alive_count": sum(one.alive() for one in who)}
+
+
+def address_space(pid: int, start_ticks: int) -> dict[str, Any]:
+    """Size and limit (as the kernel prints them) of a process's address space, in bytes; limit -1 = unlimited."""
+    if not Identity(pid, start_ticks).alive():
+        return {"alive": False}
+    limit = procfs.address_space_limit_bytes(pid)
+    return {"alive": True, "vm_size_bytes": procfs.vm_size_bytes(pid), "limit_bytes": -1 if limit is None else limit}
+
+
+def link_rate(host: str, side: str, src: str, dst: str, port: int, wait_s: float, window_s: float) -> dict[str, Any]:
+    """Bytes a second on a link's TCP connections, by the kernel's own per-connection counters (`tcpcount.rate`)."""
+    from injection import namespace, tcpcount  # netlink: loaded only where it is needed
+
+    return namespace.within(host, lambda: tcpcount.rate(side, src, dst, port, wait_s, window_s))
+
+
+def link_wait(dst: str, port: int, enough_s: float, wait_s: float) -> dict[str, Any]:
+    """The longest wait for an answer seen on connections dialled to a proxy (`tcpcount.longest_wait`)."""
+    from injection import tcpcount
+
+    return tcpcount.longest_wait(dst, port, enough_s, wait_s)
+
+
+def link_survivors(dst: str, port: int, age_s: float, wait_s: float) -> dict[str, Any]:
+    """Which connections to a proxy outlive `age_s` (`tcpcount.survivors`)."""
+    from injection import tcpcount
+
+    return tcpcount.survivors(dst, port, age_s, wait_s)
+
+
+def host_queue(host: str) -> dict[str, Any]:
+    """The sending side of a virtual host: kind of the root queue, bytes its slow class let through (if there is one)."""
+    from injection import namespace, tcpcount
+
+    if not namespace.exists(host):
+        return {"host_exists": False, "root_kind": "none"}
+    return {"host_exists": True, **namespace.within(host, tcpcount.sending_queue)}
+
+
+MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "process_state": process_state,
+    "cpu_share": cpu_share,
+    "address_space": address_space,
+    "link_rate": link_rate,
+    "link_wait": link_wait,
+    "link_survivors": link_survivors,
+    "host_queue": host_queue,
+}
+
+
+def ask_here(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Make a measurement in this process (the watchdog does: it is not the one that applied the fault)."""
+    return MEASUREMENTS[name](**arguments)
+
+
+def _cpu_s(processes: list[Identity]) -> float:
+    stats = (procfs.read_stat(one.pid) for one in processes if one.alive())
+    return sum(stat.cpu_s for stat in stats if stat)

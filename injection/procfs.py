@@ -1,0 +1,97 @@
+"""What `/proc` tells about a process: identity, state, CPU time, memory, limits. Plain reads, no library in between."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Clock ticks a second of the CPU times in /proc/<pid>/stat.
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process and nothing but it: a pid alone may have been given to another process since."""
+
+    pid: int
+    start_ticks: int
+
+    def alive(self) -> bool:
+        """Whether this very process still exists and is not a zombie."""
+        stat = read_stat(self.pid)
+        return stat is not None and stat.start_ticks == self.start_ticks and stat.state not in "ZX"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Fields of /proc/<pid>/stat. `cpu_s` is user plus system time in seconds."""
+
+    state: str
+    cpu_s: float
+    start_ticks: int
+
+
+def read_stat(pid: int) -> Stat | None:
+    """The stat line of a process, or None where it does not exist."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(")") + 2 :].split()  # the name in parentheses may hold anything, so count from its end
+    return Stat(fields[0], (int(fields[11]) + int(fields[12])) / TICKS_PER_S, int(fields[19]))
+
+
+def identity(pid: int) -> Identity:
+    """The identity of a living process. Raises ProcessLookupError where there is none."""
+    stat = read_stat(pid)
+    if stat is None:
+        raise ProcessLookupError(f"no process {pid}")
+    return Identity(pid, stat.start_ticks)
+
+
+def open_pidfd(who: Identity) -> int:
+    """A descriptor that means this process for ever. Raises ProcessLookupError where it is gone."""
+    descriptor = os.pidfd_open(who.pid)
+    if who.alive():
+        return descriptor
+    os.close(descriptor)
+    raise ProcessLookupError(f"process {who.pid} is no longer the one that was meant")
+
+
+def vm_size_bytes(pid: int) -> int:
+    """Size of the address space (what RLIMIT_AS counts), in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def address_space_limit_bytes(pid: int) -> int | None:
+    """The soft RLIMIT_AS as the kernel prints it, in bytes; None = unlimited."""
+    for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
+        if line.startswith("Max address space"):
+            soft = line.split()[3]
+            return None if soft == "unlimited" else int(soft)
+    raise ValueError(f"/proc/{pid}/limits has no address space line")
+
+
+def namespace_inode(pid: int | str, kind: str) -> int:
+    """The inode that names a namespace of a process; `kind` is `pid` or `net`."""
+    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
+
+
+def boot_id() -> str:
+    """The kernel's random name of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def pid_namespace_lives(inode: int) -> bool:
+    """Whether any process we may look at is in that PID namespace."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if namespace_inode(entry.name, "pid") == inode:
+                return True
+        except OSError:
+            continue
+    return False

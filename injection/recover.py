@@ -1,0 +1,75 @@
+"""Undoing from the journal alone: what the watchdog does for a dead injector, and every start does for a dead machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from injection import journal, procfs
+from injection.fault import Ask, Measurement
+from injection.journal import Record, State
+from injection.measure import ask_here
+from injection.registry import FAULTS
+from storage.records import FaultKind
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one record: `gone` (the kernel took it), `reverted`, or `stuck` with the reason."""
+
+    run_id: str
+    fault_id: str
+    kind: str
+    outcome: str
+    reason: str
+
+
+def revert_record(folder: Path, record: Record, ask: Ask = ask_here) -> tuple[Record, Measurement]:
+    """Undo one fault and prove it gone; legal from every state, again and again. The record ends as reverted or stuck."""
+    record = journal.advance(folder, record, State.REVERTING)
+    kind = FAULTS[FaultKind(record.kind)]
+    try:
+        kind.revert(record.undo)
+        found: Measurement = kind.gone(record.undo, ask)
+    except Exception as error:  # whatever went wrong, what may be left behind must be shown
+        reason = f"{type(error).__name__}: {error}"
+        found = Measurement(ok=False, probe="none", measured={"reason": reason})
+        return journal.advance(folder, record, State.STUCK, reason), found
+    if not found.ok:
+        return journal.advance(folder, record, State.STUCK, f"still there after reverting: {found.measured}"), found
+    return journal.advance(folder, record, State.REVERTED), found
+
+
+def sweep(folder: Path) -> list[Outcome]:
+    """Close every record of the journal. Afterwards only stuck ones are left in it; a second sweep finds nothing else."""
+    outcomes = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            outcome = _close(folder, journal.read(path))
+        except ValueError as error:
+            outcome = Outcome(path.name.split(".")[0], "", "", "stuck", str(error))
+        outcomes.append(outcome)
+    for leftover in (*folder.glob("*.lease"), *folder.glob("*.tmp")):
+        if not any(folder.glob(f"{leftover.name.split('.')[0]}.*.json")):
+            leftover.unlink(missing_ok=True)
+    return outcomes
+
+
+def _close(folder: Path, record: Record) -> Outcome:
+    outcome, reason = _undo(folder, record)
+    if outcome != "stuck":
+        journal.forget(folder, record)
+    return Outcome(record.run_id, record.fault_id, record.kind, outcome, reason)
+
+
+def _undo(folder: Path, record: Record) -> tuple[str, str]:
+    if record.state == State.REVERTED:
+        return "reverted", "reverted before"
+    if record.boot_id != procfs.boot_id():
+        return "gone", "the machine was restarted since"
+    if record.pid_namespace != procfs.namespace_inode("self", "pid"):
+        if procfs.pid_namespace_lives(record.pid_namespace):
+            return "stuck", "its virtual cluster is still up; the fault goes when that ends"
+        return "gone", "its virtual cluster has ended"
+    after, _ = revert_record(folder, record)
+    return ("reverted", "") if after.state == State.REVERTED else ("stuck", after.reason)

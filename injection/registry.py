@@ -1,0 +1,58 @@
+"""Every fault kind and its class, one line each. A new fault is one file in `injection/faults/` and one line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from injection.fault import Context, Fault
+from injection.faults.cpu_contention import CpuContention
+from injection.faults.memory_pressure import MemoryPressure
+from injection.faults.network_bandwidth import NetworkBandwidth
+from injection.faults.network_delay import NetworkDelay
+from injection.faults.network_reset import NetworkReset
+from injection.faults.noop import Noop
+from injection.faults.process_kill import ProcessKill
+from injection.faults.process_pause import ProcessPause
+from storage.records import FaultKind
+
+FAULTS: dict[FaultKind, Any] = {
+    FaultKind.NOOP: Noop,
+    FaultKind.PROCESS_KILL: ProcessKill,
+    FaultKind.PROCESS_PAUSE: ProcessPause,
+    FaultKind.CPU_CONTENTION: CpuContention,
+    FaultKind.MEMORY_PRESSURE: MemoryPressure,
+    FaultKind.NETWORK_BANDWIDTH: NetworkBandwidth,
+    FaultKind.NETWORK_DELAY: NetworkDelay,
+    FaultKind.NETWORK_RESET: NetworkReset,
+}
+
+#: What a kind acts on. A noop takes either, for it stands in for every kind.
+TARGETS: dict[FaultKind, tuple[str, ...]] = {
+    FaultKind.NOOP: ("process", "link"),
+    FaultKind.PROCESS_KILL: ("process",),
+    FaultKind.PROCESS_PAUSE: ("process",),
+    FaultKind.CPU_CONTENTION: ("process",),
+    FaultKind.MEMORY_PRESSURE: ("process",),
+    FaultKind.NETWORK_BANDWIDTH: ("link",),
+    FaultKind.NETWORK_DELAY: ("link",),
+    FaultKind.NETWORK_RESET: ("link",),
+}
+
+
+def parameter_problem(kind: str, params: dict[str, Any]) -> str:
+    """What is wrong with parameters (numbers, in the units of their names), as one clause; empty = nothing."""
+    try:
+        TypeAdapter(FAULTS[FaultKind(kind)].parameters).validate_python(params, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{first['loc'][0] if first['loc'] else kind}: {first['msg'].lower()} (got {first['input']!r})"
+    return ""
+
+
+def make_fault(kind: str, params: dict[str, Any], ctx: Context) -> Fault:
+    """The fault of a plan, ready to arm. Raises ValueError for bad parameters, RefusedError for the wrong target."""
+    known = FAULTS[FaultKind(kind)]
+    fault: Fault = known(ctx, TypeAdapter(known.parameters).validate_python(params))
+    return fault

@@ -1,0 +1,120 @@
+"""From a target in words (component, link) to the live process and addresses it means; refuses what must not be hit."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from injection.procfs import Identity
+from storage.records import Registration
+
+POLL_S = 0.05
+
+
+class NoSuchTargetError(LookupError):
+    """The target does not exist; the message lists what does."""
+
+
+class ProtectedError(PermissionError):
+    """The target must never be hit."""
+
+
+@dataclass(frozen=True)
+class LiveProcess:
+    """A registered process of the job."""
+
+    component: str
+    host: str
+    address: str
+    who: Identity
+
+    @property
+    def name(self) -> str:
+        """The component."""
+        return self.component
+
+    def check(self) -> None:
+        """Refuse where the process is gone or its pid means another one by now. Called before each act."""
+        if not self.who.alive():
+            raise NoSuchTargetError(f"{self.component} (pid {self.who.pid}) is no longer running")
+
+
+@dataclass(frozen=True)
+class LiveLink:
+    """A link of the job: packets from `src_address` on virtual host `src_host` to `dst_address`:`dst_port`, as dialled."""
+
+    name: str
+    src_host: str
+    src_address: str
+    dst_address: str
+    dst_port: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where targets are looked up: the job's registry folder, its name table, and pids that are the lab's own."""
+
+    registry: Path
+    addresses: Path
+    protected: frozenset[int] = frozenset()
+
+    def registrations(self) -> dict[str, Registration]:
+        """Who has registered so far. Files appear whole (atomic rename), so a torn one is an error."""
+        found = (json.loads(path.read_text()) for path in sorted(self.registry.glob("*.json")))
+        return {item["component"]: Registration(**item) for item in found}
+
+    def names(self) -> dict[str, dict[str, Any]]:
+        """The name table: bind, listen, dial."""
+        table: dict[str, dict[str, Any]] = json.loads(self.addresses.read_text())
+        return table
+
+
+def resolve(target: dict[str, Any], site: Site) -> LiveProcess | LiveLink:
+    """The live target of a plan's fault. Raises NoSuchTargetError or ProtectedError, each with one clear sentence."""
+    if target["type"] == "process":
+        return _process(target["component"], site)
+    return _link(target["src"], target["dst"], target["purpose"], site)
+
+
+def await_target(target: dict[str, Any], site: Site, timeout_s: float, stopped: Callable[[], bool]) -> LiveProcess | LiveLink:
+    """`resolve`, as soon as the processes concerned have registered; the last refusal after `timeout_s` or when stopped."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return resolve(target, site)
+        except (NoSuchTargetError, FileNotFoundError):
+            if time.monotonic() > deadline or stopped():
+                raise
+        time.sleep(POLL_S)
+
+
+def _process(component: str, site: Site) -> LiveProcess:
+    known = site.registrations()
+    if component not in known:
+        raise NoSuchTargetError(f"no process {component!r} has registered; registered: {_listing(known)}")
+    entry = known[component]
+    who = Identity(entry.pid, entry.start_ticks)
+    if entry.pid in {0, 1, os.getpid(), os.getppid()} | site.protected:
+        raise ProtectedError(f"{component} is registered with pid {entry.pid}, which is protected")
+    live = LiveProcess(component, entry.host, entry.address, who)
+    live.check()
+    return live
+
+
+def _link(src: str, dst: str, purpose: str, site: Site) -> LiveLink:
+    name = f"{src}>{dst}:{purpose}"
+    table = site.names()
+    if name not in table["dial"]:
+        raise NoSuchTargetError(f"there is no link {name!r}; links: {_listing(table['dial'])}")
+    source = _process(src, site)
+    address, port = table["dial"][name].rsplit(":", 1)
+    return LiveLink(name, source.host, table["bind"].get(src, source.address), address, int(port))
+
+
+def _listing(names: Any) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,146 @@
+"""Reading the kernel's own counters of a link: TCP connections by sock_diag, queues by their statistics. Puts nothing up.
+
+It shares no code with `shaping.py` on purpose: a mistake there must not be believed here.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import DiagSocket, IPRoute
+
+SAMPLE_S = 0.05
+#: States in which a connection can still have bytes under way (all but TIME_WAIT, CLOSE, LISTEN).
+ALIVE_STATES = 0xFFF & ~((1 << 6) | (1 << 7) | (1 << 10))
+INFO = 1 << 1
+ESTABLISHED = 1
+
+Connection = tuple[str, int, str, int]
+Counters = dict[Connection, int]
+
+
+def sent(diag: DiagSocket, src: str, dst: str, port: int) -> Counters:
+    """Bytes acknowledged so far on each connection from `src` to `dst`:`port`: what the link has carried."""
+    return {
+        key: int(info["tcpi_bytes_acked"])
+        for key, info, _ in _connections(diag)
+        if (key[0], key[2], key[3]) == (src, dst, port)
+    }
+
+
+def taken(diag: DiagSocket, src: str, dst: str, port: int) -> Counters:  # noqa: ARG001 - one shape for both sides
+    """Bytes that the listener on `dst`:`port` has read so far from each of its connections: what a proxy has let in."""
+    return {
+        key: int(info["tcpi_bytes_received"]) - unread for key, info, unread in _connections(diag) if key[:2] == (dst, port)
+    }
+
+
+COUNTS: dict[str, Callable[[DiagSocket, str, str, int], Counters]] = {"sent": sent, "taken": taken}
+
+
+def rate(side: str, src: str, dst: str, port: int, wait_s: float, window_s: float) -> dict[str, Any]:
+    """Wait up to `wait_s` for bytes to flow on the link, then count for `window_s`.
+
+    A connection that appears within the window counts from 0; one that disappears keeps what was last seen of it.
+    `seen` is false where nothing flowed in all that time.
+    """
+    with DiagSocket() as diag:
+
+        def count() -> Counters:
+            return COUNTS[side](diag, src, dst, port)
+
+        flowing, before = _await_flow(count, wait_s)
+        began = time.monotonic()
+        last = dict(before)
+        while time.monotonic() < began + window_s:
+            time.sleep(SAMPLE_S)
+            last.update(count())
+        seconds = time.monotonic() - began
+    got = sum(bytes_ - before.get(key, 0) for key, bytes_ in last.items())
+    return {
+        "seen": flowing or got > 0,
+        "connections_count": len(last),
+        "counted_bytes": got,
+        "window_s": round(seconds, 4),
+        "rate_bytes_per_s": round(got / seconds, 1),
+    }
+
+
+def longest_wait(dst: str, port: int, enough_s: float, wait_s: float) -> dict[str, Any]:
+    """The longest time that a dialler of `dst`:`port` was seen waiting for an answer; stops once it exceeds `enough_s`."""
+    longest, deadline = 0.0, time.monotonic() + wait_s
+    with DiagSocket() as diag:
+        while longest < enough_s and time.monotonic() < deadline:
+            for key, info, _ in _connections(diag):
+                asked_ms, answered_ms = info["tcpi_last_data_sent"], info["tcpi_last_data_recv"]
+                if key[2:] == (dst, port) and info["tcpi_bytes_acked"] > 1 and asked_ms < answered_ms:
+                    longest = max(longest, asked_ms / 1000)
+            time.sleep(min(SAMPLE_S, enough_s / 10))
+    return {"longest_wait_s": longest}
+
+
+def survivors(dst: str, port: int, age_s: float, wait_s: float) -> dict[str, Any]:
+    """Watch the connections dialled to `dst`:`port` until one was seen to end or `wait_s` is over.
+
+    `survivors_count`: how many stood open for longer than `age_s`; `ended_count`: how many were seen and went away;
+    `resets_count`: connections of this whole network that a reset ended meanwhile (a short one escapes the eye).
+    """
+    since: dict[Connection, float] = {}
+    old: set[Connection] = set()
+    resets, began = _resets(), time.monotonic()
+    with DiagSocket() as diag:
+        while True:
+            now = time.monotonic()
+            open_now = {
+                key for key, info, _ in _connections(diag) if key[2:] == (dst, port) and info["tcpi_state"] == ESTABLISHED
+            }
+            since = {key: since.get(key, now) for key in since.keys() | open_now}
+            old |= {key for key in open_now if now - since[key] > age_s}
+            ended, cut = len(since.keys() - open_now), _resets() - resets
+            if now - began > wait_s or (now - began > 2 * age_s and (ended or cut)):
+                return {"survivors_count": len(old), "ended_count": ended, "resets_count": cut}
+            time.sleep(0.005)
+
+
+def sending_queue() -> dict[str, Any]:
+    """Kind of the root queue of this network's eth0, and bytes that its classes (if any) have let through."""
+    with IPRoute() as route:
+        index = route.link_lookup(ifname="eth0")[0]
+        kinds = [str(queue.get_attr("TCA_KIND")) for queue in route.get_qdiscs(index=index) if queue["parent"] == 0xFFFFFFFF]
+        counted = [
+            entry.get_attr("TCA_STATS2").get_attr("TCA_STATS_BASIC")["bytes"] for entry in route.get_classes(index=index)
+        ]
+    return {"root_kind": kinds[0] if kinds else "none", "class_bytes": int(sum(counted))}
+
+
+def _connections(diag: DiagSocket) -> list[tuple[Connection, Any, int]]:
+    """Each TCP connection over IPv4 with its tcp_info and its bytes not yet read."""
+    found = []
+    for entry in diag.get_sock_stats(family=socket.AF_INET, states=ALIVE_STATES, extensions=INFO):
+        info = entry.get_attr("INET_DIAG_INFO")
+        if info is not None:
+            key = (entry["idiag_src"], entry["idiag_sport"], entry["idiag_dst"], entry["idiag_dport"])
+            found.append((key, info, int(entry["idiag_rqueue"])))
+    return found
+
+
+def _await_flow(count: Callable[[], Counters], wait_s: float) -> tuple[bool, Counters]:
+    deadline = time.monotonic() + wait_s
+    first = count()
+    while time.monotonic() < deadline:
+        time.sleep(SAMPLE_S)
+        now = count()
+        if any(bytes_ > first.get(key, 0) for key, bytes_ in now.items()):
+            return True, now
+        first = now | first
+    return False, first
+
+
+def _resets() -> int:
+    """Connections of this network that a reset has ended since boot (`EstabResets` of /proc/net/snmp)."""
+    names, values = (line.split()[1:] for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Tcp:"))
+    return int(dict(zip(names, values, strict=True))["EstabResets"])

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from injection.draw import ImpossibleError, resolve, resolve_expected
+from injection.marks import ScenarioError
+from injection.scenario import Scenario, load_scenario
+
+GOOD = """\
+name: weight-sync-link
+title: one link too slow
+catalogue: 1
+job: {steps: 12}
+faults:
+  - kind: network-bandwidth
+    target: {link: {src: {role: train, rank: draw}, dst: {role: metaserver}, purpose: weights}}
+    trigger: {step: [4, 8], stage: weights_update, when: enter}
+    until: {when: exit, stage: weights_update, steps_later: 1}
+    params: {rate_bytes_per_s: shard_bytes / (1.5 x timeout(update_weights))}
+  - kind: process-pause
+    target: {role: train, rank: draw}
+    trigger: {step: [4, 8], stage: train, when: exit, after_s: 0.5 x timeout(stop_job)}
+    until: {after_s: 2}
+expected:
+  root: {stage: weights_update, fault: f1}
+  error: {stage: weights_update, role: rollout, text: UpdateWeightError}
+"""
+JOB = {"steps": 12, "train_workers": 4, "rollout_workers": 2, "reference_workers": 1}
+STAGES = "'init', 'weights_update', 'rollout', 'reward', 'reference', 'train', 'checkpoint', 'cleanup'"
+
+#: What is written instead of what, the line it stands in, and the sentence after `file:line: `.
+REFUSALS = [
+    ("when: enter", "when: entering", 8, "faults.0.trigger.when: 'entering' is not allowed; allowed: 'enter', 'exit', 'error'"),
+    ("stage: train,", "stage: training,", 13, f"faults.1.trigger.stage: 'training' is not allowed; allowed: {STAGES}"),
+    ("[4, 8], stage: w", "[8, 4], stage: w", 8, "faults.0.trigger.step: a range is [low, high] with low <= high (got [8, 4])"),
+    (
+        "trigger: {step: [4, 8], stage: w",
+        "triger: {step: 4, stage: w",
+        8,
+        "faults.0.triger: unknown key; allowed: id, kind, target, trigger, until, params",
+    ),
+    (
+        "network-bandwidth",
+        "bandwidth",
+        6,
+        "faults.0.kind: 'bandwidth' is not allowed; allowed: 'noop', 'process-kill', 'process-pause', 'cpu-contention', "
+        "'memory-pressure', 'network-delay', 'network-bandwidth', 'network-reset'",
+    ),
+    (
+        "rate_bytes_per_s:",
+        "rate_mbit:",
+        10,
+        "faults.0.params.rate_mbit: unknown parameter of network-bandwidth; allowed: rate_bytes_per_s",
+    ),
+    (
+        "shard_bytes / (1.5 x timeout(update_weights))",
+        "5",
+        10,
+        "faults.0.params.rate_bytes_per_s: input should be greater than or equal to 100 (got 5)",
+    ),
+    (
+        "1.5 x timeout(u",
+        "1.5 * timeout(u",
+        10,
+        "faults.0.params.rate_bytes_per_s: 'shard_bytes / (1.5 * timeout(update_weights))' is not a magnitude; allowed: "
+        "a number, '<factor> x timeout(<name>)', 'shard_bytes / (<factor> x timeout(<name>))'",
+    ),
+    (
+        "(update_weights)",
+        "(update)",
+        10,
+        "faults.0.params.rate_bytes_per_s: no time-out 'update'; allowed: stop_job, update_weights",
+    ),
+    (
+        "{role: train, rank: draw}\n",
+        "{role: train}\n",
+        12,
+        "faults.1.target: rank: required for role train: a whole number from 0, or 'draw'",
+    ),
+    (
+        "{role: train, rank: draw}\n",
+        "{role: train, rank: -1}\n",
+        12,
+        "faults.1.target.rank: must be a whole number from 0, or 'draw' (got -1)",
+    ),
+    (
+        "{role: train, rank: draw}\n",
+        "{role: reward, rank: 0}\n",
+        12,
+        "faults.1.target.rank: there is only one reward, it has no rank",
+    ),
+    (
+        "{role: metaserver}",
+        "{role: reward}",
+        7,
+        "faults.0.target.link: there is no link train -> reward: weights; allowed: "
+        "controller -> train: rpc, event; controller -> rollout: rpc, event; controller -> reference: rpc; "
+        "controller -> scheduler: scheduler; train -> metaserver: weights; rollout -> metaserver: weights; "
+        "rollout -> reward: reward",
+    ),
+    ("process-pause", "network-reset", 12, "faults.1.target: network-reset acts on a link, not on a process"),
+    ("fault: f1", "fault: f3", 16, "expected.root.fault: there is no such fault; allowed: f1, f2"),
+    ("title: one link too slow\n", "", 1, "title: required, but missing"),
+    ("catalogue: 1", "name: again", 3, "name: given twice, first in line 1"),
+    ("job: {steps: 12}", "job: {stepz: 12}", 4, "job.stepz: unknown key; allowed: steps"),
+    ("job: {steps: 12}", "arms: [hardened]", 4, "arms.0: 'hardened' is not allowed; allowed: 'control', 'legacy'"),
+    (
+        "until: {after_s: 2}",
+        "until: {after_s: 2, when: end}",
+        14,
+        "faults.1.until: must have either when (end or exit) or after_s",
+    ),
+    (
+        "until: {after_s: 2}",
+        "until: {after_s: -2}",
+        14,
+        "faults.1.until.after_s: must be a number, '<factor> x timeout(<name>)', "
+        "'shard_bytes / (<factor> x timeout(<name>))', not negative (got -2)",
+    ),
+]
+
+
+def load(path: Path, text: str) -> Scenario:
+    path.write_text(text)
+    return load_scenario(path, job_keys=["steps"], timeout_names=["stop_job", "update_weights"])
+
+
+@pytest.mark.parametrize(("old", "new", "line", "sentence"), REFUSALS)
+def test_each_mistake_is_named_with_its_line_and_what_is_allowed(
+    tmp_path: Path, old: str, new: str, line: int, sentence: str
+) -> None:
+    """A scenario with one mistake is refused with one sentence: file, line, key, problem and the allowed values."""
+    path = tmp_path / "s.yaml"
+    assert old in GOOD
+    with pytest.raises(ScenarioError) as refusal:
+        load(path, GOOD.replace(old, new, 1))
+    assert str(refusal.value) == f"{path}:{line}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a\n", "name: [\n", "name: x\n\tbad: y\n", "name: !!python/object:os.system {}\n", "\x00"]
+)
+def test_what_is_no_scenario_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    """A file that is empty, no mapping or no YAML is refused by name, never with a traceback of the parser."""
+    with pytest.raises(ScenarioError, match=r"s\.yaml") as refusal:
+        load(tmp_path / "s.yaml", text)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A scenario that does not exist is refused by its path."""
+    with pytest.raises(ScenarioError, match=r"none\.yaml: cannot be read"):
+        load_scenario(tmp_path / "none.yaml")
+
+
+def test_arms_of_one_seed_differ_in_kind_and_parameters_only(tmp_path: Path) -> None:
+    """Control and legacy share every draw; only what is done differs."""
+    scenario = load(tmp_path / "s.yaml", GOOD)
+    for seed in range(20):
+        control, legacy = (resolve(scenario, JOB, lambda _: 10.0, 150_000.0, seed, arm) for arm in ("control", "legacy"))
+        assert [{**fault, "kind": "", "params": {}} for fault in control] == [
+            {**fault, "kind": "", "params": {}} for fault in legacy
+        ]
+        assert {fault["kind"] for fault in control} == {"noop"}
+        assert [fault["kind"] for fault in legacy] == ["network-bandwidth", "process-pause"]
+        assert legacy[0]["params"]["rate_bytes_per_s"] == 10_000.0
+        assert legacy == resolve(scenario, JOB, lambda _: 10.0, 150_000.0, seed, "legacy")
+
+
+def test_draws_reach_every_rank_and_step_and_are_shared(tmp_path: Path) -> None:
+    """Over seeds every rank and step comes up; one role's drawn rank and one range's step are the same in all faults."""
+    scenario = load(tmp_path / "s.yaml", GOOD)
+    plans = [resolve(scenario, JOB, lambda _: 10.0, 150_000.0, seed, "legacy") for seed in range(200)]
+    assert {link["target"]["src"] for link, _ in plans} == {"train0", "train1", "train2", "train3"}
+    assert {link["trigger"]["step"] for link, _ in plans} == {4, 5, 6, 7, 8}
+    for link, pause in plans:
+        assert link["target"]["src"] == pause["target"]["component"]
+        assert link["trigger"]["step"] == pause["trigger"]["step"]
+        assert link["until"] == {"when": "exit", "stage": "weights_update", "step": link["trigger"]["step"] + 1}
+        assert (pause["trigger"]["after_s"], pause["until"]) == (5.0, {"after_s": 2.0})
+        assert resolve_expected(scenario, [link, pause])["root"] == {
+            "stage": "weights_update",
+            "component": link["target"]["src"],
+        }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "{role: train, rank: draw}\n",
+            "{role: train, rank: 4}\n",
+            "there is no train4: this job has train0, train1, train2, train3",
+        ),
+        ("[4, 8], stage: w", "[4, 13], stage: w", "trigger.step 13 is never reached: the job has 12 steps"),
+        ("1.5 x", "100000 x", "f1.params.rate_bytes_per_s: input should be greater than or equal to 100 (got 0.15)"),
+    ],
+)
+def test_what_the_job_does_not_have_is_refused(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    """A rank, step or computed magnitude outside the job's range is refused before anything starts."""
+    scenario = load(tmp_path / "s.yaml", GOOD.replace(old, new, 1))
+    with pytest.raises(ImpossibleError) as refusal:
+        resolve(scenario, JOB, lambda _: 10.0, 150_000.0, 1, "legacy")
+    assert str(refusal.value) == sentence
