@@ -95,7 +95,7 @@ def log_columns(component: str, lines: Iterable[str]) -> dict[str, list[object]]
         "line": [row.line for row in rows],
         "level": [row.level for row in rows],
         "message": [row.text for row in rows],
-        "request_id": [_first(_REQUEST, row.message) for row in rows],
+        "request_id": [_last(_REQUEST, row.text) for row in rows],
         "step": [int(_first(_STEP, row.message) or -1) for row in rows],
         "stage": [stage_of(row.message) for row in rows],
     }
@@ -108,6 +108,11 @@ def stage_of(message: str) -> str:
         if match:
             return str(stage or match[1])
     return ""
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str:
+    # A line ends with its own id; one quoted from another's answer, traceback and all, stands before it.
+    return (pattern.findall(text) or [""])[-1]
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

@@ -40,6 +40,16 @@ def test_request_step_and_stage_are_told_where_the_line_tells_them():
     assert set(columns["component"]) == {"controller"} and len({len(column) for column in columns.values()}) == 1
 
 
+def test_a_lines_own_request_id_is_its_last():
+    """An error that quotes another process's answer, traceback included, is filed under its own request."""
+    log = """\
+2026-03-01 10:00:00.250 ERROR controller: Non-retryable HTTP error: 500 - Exception: no request_id=aaaa1111
+Traceback (most recent call last):
+KeyError: 1 request_id=bbbb2222
+"""
+    assert log_columns("controller", log.splitlines())["request_id"] == ["bbbb2222"]
+
+
 @pytest.mark.parametrize(
     ("message", "stage"),
     [

@@ -1,0 +1,21 @@
+"""docs/metrics.md lists what the sampler writes, no more and no less."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from telemetry.host import HOST_METRICS
+from telemetry.network import NETWORK_METRICS
+from telemetry.process import PROCESS_METRICS, PSS
+from telemetry.sampler import MISSED
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+
+
+def test_the_page_and_the_sampler_name_the_same_metrics_and_units():
+    """Each sampled metric has one row with its unit, and each row is a metric that exists."""
+    sampled = PAGE.read_text().split("## Sampled")[1].split("## Told by the job")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", sampled, re.M)
+    written = {*PROCESS_METRICS, PSS, *NETWORK_METRICS, *HOST_METRICS, MISSED}
+    assert len(rows) == len(set(rows)) and set(rows) == written
