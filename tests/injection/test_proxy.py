@@ -1,0 +1,425 @@
+"""The relay and its API: bytes pass unharmed, each toxic does what its name says, to old connections too, and nothing hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from injection.host_place import HostPlace
+from injection.place import PlaceError
+from injection.proxies import start_proxies
+from injection.toxics import EFFECTS, Bandwidth, ToxicError, make_effect, make_toxic
+from storage.records import Link
+
+PATIENCE_S = 30.0
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Server:
+    """Serves each connection on a thread: ``echo`` sends back, ``sink`` counts, ``still`` does not even read."""
+
+    def __init__(self, manner: str) -> None:
+        self.manner = manner
+        self.received = 0
+        self.ended = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=(self.listener.accept()[0],), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            if self.manner == "still":
+                self.ended.wait(PATIENCE_S)
+                return
+            while data := connection.recv(1 << 16):
+                self.received += len(data)
+                if self.manner == "echo":
+                    connection.sendall(data)
+            connection.sendall(b"the end")
+        self.ended.set()
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server = Server(getattr(request, "param", "echo"))
+    yield server
+    server.listener.close()
+
+
+class Api:
+    def __init__(self, address: str) -> None:
+        self.base = f"http://{address}"
+
+    def __call__(self, method: str, path: str, body: Any = None, **more: Any) -> tuple[int, Any]:
+        answer = requests.request(method, self.base + path, json=body, timeout=PATIENCE_S, **more)
+        return answer.status_code, answer.json() if answer.content else None
+
+
+@pytest.fixture
+def api(scratch: Path) -> Iterator[Api]:
+    (scratch / "links.json").write_text("[]")
+    ready = scratch / "ready.json"
+    argv = [sys.executable, "-m", "injection.proxy", "--listen-api", "127.0.0.1:0"]
+    process = subprocess.Popen([*argv, "--config", str(scratch / "links.json"), "--ready", str(ready)], cwd=REPOSITORY)
+    deadline = time.monotonic() + PATIENCE_S
+    while not ready.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    yield Api(json.loads(ready.read_text())["api"])
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0
+
+
+def link(api: Api, server: Server, name: str = "a>b:rpc") -> tuple[str, int]:
+    status, proxy = api("POST", "/proxies", {"name": name, "listen": "127.0.0.1:0", "upstream": server.address})
+    assert status == 201
+    host, port = proxy["listen"].split(":")
+    return host, int(port)
+
+
+def toxic(api: Api, kind: str, stream: str = "downstream", **attributes: float) -> str:
+    body = {"type": kind, "stream": stream, "attributes": attributes}
+    status, made = api("POST", "/proxies/a%3Eb%3Arpc/toxics", body)
+    assert status == 200, made
+    return f"/proxies/a%3Eb%3Arpc/toxics/{made['name']}"
+
+
+def dial(address: tuple[str, int]) -> socket.socket:
+    return socket.create_connection(address, timeout=PATIENCE_S)
+
+
+def exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = connection.recv(size - len(data))
+        assert more, f"ended after {len(data)} of {size} bytes"
+        data += more
+    return data
+
+
+def round_trip(connection: socket.socket, data: bytes = b"x") -> float:
+    start = time.monotonic()
+    connection.sendall(data)
+    assert exactly(connection, len(data)) == data
+    return time.monotonic() - start
+
+
+def test_bytes_pass_unharmed_and_half_closed(api: Api, server: Server) -> None:
+    """Megabytes come back as sent; the client's end of stream reaches the server, whose last words still reach the client."""
+    data = os.urandom(8 << 20)
+    with dial(link(api, server)) as connection:
+        sender = threading.Thread(target=lambda: (connection.sendall(data), connection.shutdown(socket.SHUT_WR)))
+        sender.start()
+        assert exactly(connection, len(data)) == data
+        assert exactly(connection, 7) == b"the end"
+        assert connection.recv(1) == b""
+        sender.join()
+
+
+def test_a_dead_upstream_looks_refused_and_may_come_later(api: Api, server: Server) -> None:
+    """Nobody listening upstream resets the client; once somebody listens, the same link works."""
+    port = server.listener.getsockname()[1]
+    server.listener.close()
+    address = link(api, server)
+    with dial(address) as connection, pytest.raises(ConnectionResetError):
+        connection.recv(1)
+    with socket.create_server(("127.0.0.1", port)) as listener, dial(address) as connection:
+        accepted = listener.accept()[0]
+        connection.sendall(b"hello")
+        assert exactly(accepted, 5) == b"hello"
+        accepted.close()
+
+
+@pytest.mark.parametrize("stream", ["upstream", "downstream"])
+def test_latency_is_added_to_old_connections_and_taken_away(api: Api, server: Server, stream: str) -> None:
+    """Each round trip through a delayed direction takes the delay longer, once; without the toxic it is quick again."""
+    with dial(link(api, server)) as connection:
+        assert round_trip(connection) < 0.15
+        path = toxic(api, "latency", stream, latency=300)
+        assert all(0.3 <= round_trip(connection) < 0.45 for _ in range(3))
+        assert api("POST", path, {"attributes": {"latency": 200}})[1]["attributes"] == {"latency": 200, "jitter": 0}
+        assert 0.2 <= round_trip(connection) < 0.3
+        assert api("DELETE", path)[0] == 204
+        assert round_trip(connection) < 0.15
+
+
+def test_latency_delays_a_stream_once_and_not_each_chunk(api: Api, server: Server) -> None:
+    """A delay holds everything equally, so a megabyte comes one delay later and not many."""
+    with dial(link(api, server)) as connection:
+        toxic(api, "latency", latency=300)
+        data = os.urandom(1 << 20)
+        sender = threading.Thread(target=connection.sendall, args=(data,))
+        start = time.monotonic()
+        sender.start()
+        assert exactly(connection, len(data)) == data
+        assert 0.3 <= time.monotonic() - start < 1.5
+        sender.join()
+
+
+@pytest.mark.parametrize("rate", [13.85, 400.0])
+def test_bandwidth_is_what_was_asked_for_also_in_fractions(api: Api, server: Server, rate: float) -> None:
+    """Bytes through a narrowed direction of an old connection take size/rate, within a tenth, at 13.85 and at 400 KB/s."""
+    size = int(rate * 1000)
+    with dial(link(api, server)) as connection:
+        assert round_trip(connection) < 0.15
+        toxic(api, "bandwidth", "upstream", rate=rate)
+        assert 0.95 <= round_trip(connection, os.urandom(size)) < 1.2
+
+
+def test_a_bystander_is_unaffected(api: Api, server: Server) -> None:
+    """Another link of the same process keeps its speed while one is delayed and narrowed."""
+    with dial(link(api, server)) as slow, dial(link(api, server, "c>d:rpc")) as other:
+        toxic(api, "latency", latency=5000)
+        toxic(api, "bandwidth", rate=1)
+        slow.sendall(bytes(100_000))
+        assert all(round_trip(other) < 0.2 for _ in range(20))
+
+
+@pytest.mark.parametrize("server", ["still"], indirect=True)
+def test_taking_a_toxic_off_under_back_pressure_never_blocks(api: Api, server: Server) -> None:
+    """With every buffer full and nobody reading, the API still answers at once: list, remove, reset, delete."""
+    with dial(link(api, server)) as connection:
+        path = toxic(api, "bandwidth", "upstream", rate=1)
+        connection.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            connection.sendall(bytes(64 << 20))
+        start = time.monotonic()
+        assert api("GET", "/proxies")[0] == 200
+        assert api("DELETE", path)[0] == 204
+        assert api("POST", "/reset")[0] == 204
+        assert api("DELETE", "/proxies/a%3Eb%3Arpc")[0] == 204
+        assert time.monotonic() - start < 5
+        server.ended.set()
+
+
+@pytest.mark.parametrize("server", ["sink"], indirect=True)
+def test_a_slow_link_holds_its_sender_back(api: Api, server: Server) -> None:
+    """A sender cannot hand megabytes to a link that carries kilobytes: most of it stays with the sender."""
+    with dial(link(api, server)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        toxic(api, "bandwidth", "upstream", rate=10)
+        connection.settimeout(1.0)
+        taken = 0
+        with contextlib.suppress(TimeoutError):
+            while taken < 64 << 20:
+                taken += connection.send(bytes(65536))
+        assert taken < 3 << 20
+        assert server.received <= 10_000 * 10
+
+
+def test_reset_peer_resets_old_and_new_connections_at_their_next_data(api: Api, server: Server) -> None:
+    """Both ends see a reset, not an orderly end; without the toxic new connections live."""
+    address = link(api, server)
+    with dial(address) as old:
+        round_trip(old)
+        path = toxic(api, "reset_peer", "upstream")
+        old.sendall(b"x")
+        with pytest.raises(ConnectionResetError):
+            old.recv(1)
+    with dial(address) as new:
+        new.sendall(b"x")
+        with pytest.raises(ConnectionResetError):
+            new.recv(1)
+    api("DELETE", path)
+    with dial(address) as healed:
+        round_trip(healed)
+
+
+def test_timeout_drops_data_and_ends_the_connection(api: Api, server: Server) -> None:
+    """With timeout nothing passes and the connection ends in time; with 0 it ends when the toxic is taken off."""
+    address = link(api, server)
+    with dial(address) as connection:
+        round_trip(connection)
+        path = toxic(api, "timeout", "upstream", timeout=400)
+        start = time.monotonic()
+        connection.sendall(b"x")
+        assert connection.recv(1) == b""
+        assert 0.3 <= time.monotonic() - start < 2
+    api("PATCH", path, {"attributes": {"timeout": 0}})
+    with dial(address) as connection:
+        connection.sendall(b"x")
+        connection.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(PATIENCE_S)
+        api("DELETE", path)
+        assert connection.recv(1) == b""
+
+
+def test_noop_and_toxicity_zero_change_nothing(api: Api, server: Server) -> None:
+    """A noop carries every byte, and a toxic with toxicity 0 touches no connection."""
+    with dial(link(api, server)) as connection:
+        toxic(api, "noop")
+        body = {"type": "latency", "toxicity": 0, "attributes": {"latency": 5000}}
+        assert api("POST", "/proxies/a%3Eb%3Arpc/toxics", body)[0] == 200
+        assert round_trip(connection, os.urandom(100_000)) < 2
+
+
+def test_disabling_takes_a_link_down_and_reset_brings_it_back(api: Api, server: Server) -> None:
+    """enabled=false ends connections and refuses new ones; /reset enables on the same port and takes all toxics off."""
+    address = link(api, server)
+    with dial(address) as connection:
+        round_trip(connection)
+        toxic(api, "latency", latency=5000)
+        assert api("PATCH", "/proxies/a%3Eb%3Arpc", {"enabled": False})[1]["enabled"] is False
+        assert connection.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        dial(address)
+    assert api("POST", "/reset")[0] == 204
+    assert api("GET", "/proxies/a%3Eb%3Arpc/toxics") == (200, [])
+    with dial(address) as connection:
+        assert round_trip(connection) < 1
+
+
+def test_the_api_answers_as_toxiproxy_does(api: Api, server: Server) -> None:
+    """Status codes, bodies and names follow Toxiproxy's table, from creation to deletion."""
+    one = {"name": "one", "listen": "127.0.0.1:0", "upstream": server.address}
+    status, made = api("POST", "/proxies", one)
+    assert (status, made["name"], made["enabled"], made["toxics"]) == (201, "one", True, [])
+    assert api("GET", "/proxies") == (200, {"one": made})
+    assert api("GET", "/proxies/one") == (200, made)
+    status, latency = api("POST", "/proxies/one/toxics", {"type": "latency", "attributes": {"latency": 5}})
+    shown = {"name": "latency_downstream", "type": "latency", "stream": "downstream", "toxicity": 1.0}
+    assert (status, latency) == (200, {**shown, "attributes": {"latency": 5, "jitter": 0}})
+    assert api("GET", "/proxies/one/toxics/latency_downstream") == (200, latency)
+    status, changed = api("PATCH", "/proxies/one/toxics/latency_downstream", {"toxicity": 0.5, "attributes": {"jitter": 2}})
+    assert (status, changed["toxicity"], changed["attributes"]) == (200, 0.5, {"latency": 5, "jitter": 2})
+    assert api("GET", "/proxies/one/toxics") == (200, [changed])
+    assert api("DELETE", "/proxies/one/toxics/latency_downstream")[0] == 204
+    status, answer = api("POST", "/populate", [{**one, "listen": made["listen"]}, {**one, "name": "two"}])
+    assert (status, [proxy["name"] for proxy in answer["proxies"]]) == (201, ["one", "two"])
+    assert answer["proxies"][0]["listen"] == made["listen"]
+    assert api("DELETE", "/proxies/one")[0] == 204
+    assert list(api("GET", "/proxies")[1]) == ["two"]
+    assert set(api("GET", "/version")[1]) == {"version"}
+
+
+ERRORS: list[tuple[str, str, Any, int, str]] = [
+    ("GET", "/proxies/none", None, 404, "proxy not found"),
+    ("DELETE", "/proxies/none", None, 404, "proxy not found"),
+    ("GET", "/proxies/one/toxics/none", None, 404, "toxic not found"),
+    ("POST", "/proxies", {"name": "one", "upstream": "127.0.0.1:1"}, 409, "proxy already exists"),
+    ("POST", "/proxies", {"upstream": "127.0.0.1:1"}, 400, "missing required field: name"),
+    ("POST", "/proxies", {"name": "two"}, 400, "missing required field: upstream"),
+    ("POST", "/proxies", {"name": "two", "listen": "x", "upstream": "127.0.0.1:1"}, 400, "host:port"),
+    ("POST", "/proxies", [], 400, "bad request body"),
+    ("POST", "/populate", {}, 400, "bad request body"),
+    ("POST", "/populate", [{"name": "two"}], 400, "missing required field: upstream"),
+    ("POST", "/proxies/one/toxics", {"type": "slicer"}, 400, "slicer"),
+    ("POST", "/proxies/one/toxics", {"type": "noop", "stream": "sideways"}, 400, "stream was invalid"),
+    ("POST", "/proxies/one/toxics", {"type": "noop"}, 409, "toxic already exists"),
+    ("POST", "/proxies/one/toxics", {"type": "latency", "attributes": {"latency": -1}}, 400, "latency"),
+    ("POST", "/proxies/one/toxics", {"type": "latency", "attributes": {"delay": 1}}, 400, "delay"),
+    ("POST", "/proxies/one/toxics", {"type": "bandwidth", "attributes": {"rate": 0}}, 400, "rate"),
+    ("POST", "/proxies/one/toxics", {"type": "latency", "toxicity": 2}, 400, "toxicity"),
+    ("PATCH", "/proxies/one/toxics/noop_downstream", {"toxicity": "much"}, 400, "toxicity"),
+]
+
+
+def test_errors_have_the_right_status_and_say_why(api: Api, server: Server) -> None:
+    """Every refusal is ``{"error", "status"}`` with Toxiproxy's status, names the matter, and changes nothing."""
+    one = {"name": "one", "listen": "127.0.0.1:0", "upstream": server.address}
+    api("POST", "/proxies", one)
+    api("POST", "/proxies/one/toxics", {"type": "noop"})
+    before = api("GET", "/proxies")
+    for method, path, body, status, words in ERRORS:
+        answer = api(method, path, body)
+        assert answer[0] == status == answer[1]["status"], (method, path, body, answer)
+        assert words in answer[1]["error"], answer
+    taken = {**one, "name": "two", "listen": server.address}
+    assert api("POST", "/proxies", taken)[0] == 500
+    assert api("GET", "/proxies", headers={"User-Agent": "Mozilla/5.0"})[0] == 403
+    assert requests.post(api.base + "/proxies", data="{", timeout=PATIENCE_S).status_code == 400
+    assert api("GET", "/proxies") == before
+
+
+def test_relays_stand_on_every_link_of_a_place_and_end_with_it(server: Server, scratch: Path) -> None:
+    """start_proxies gives each link a port of its own that leads to its server, and close takes them away."""
+    place = HostPlace({})
+    try:
+        links = [Link("train0", "metaserver", "weights", server.address), Link("controller", "train0", "rpc", server.address)]
+        relays = start_proxies(place, links, scratch / "relay.log")
+        assert set(relays.dial) == {link.name for link in links}
+        assert len(set(relays.dial.values())) == 2
+        addresses = [(host, int(port)) for host, port in (value.split(":") for value in relays.dial.values())]
+        for address in addresses:
+            with dial(address) as connection:
+                round_trip(connection)
+        assert set(Api(relays.api)("GET", "/proxies")[1]) == set(relays.dial)
+    finally:
+        place.close()
+    for address in addresses:
+        with pytest.raises(ConnectionRefusedError):
+            dial(address)
+
+
+def test_relays_that_cannot_come_up_say_why(scratch: Path) -> None:
+    """A link whose address is malformed ends the relay process, and its last words reach the caller."""
+    place = HostPlace({})
+    try:
+        with pytest.raises(PlaceError, match="host:port"):
+            start_proxies(place, [Link("a", "b", "rpc", "nowhere")], scratch / "relay.log")
+    finally:
+        place.close()
+
+
+def test_killed_relay_process_ends_its_links(server: Server, scratch: Path) -> None:
+    """After kill -9 the relays' ports refuse at once: no half-living link stays behind."""
+    place = HostPlace({})
+    try:
+        relays = start_proxies(place, [Link("a", "b", "rpc", server.address)], scratch / "relay.log")
+        host, port = relays.dial["a>b:rpc"].split(":")
+        relays.process.signal(signal.SIGKILL)
+        assert relays.process.wait(PATIENCE_S) == -signal.SIGKILL
+        with pytest.raises(ConnectionRefusedError):
+            dial((host, int(port)))
+    finally:
+        place.close()
+
+
+numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.booleans() | st.text(max_size=3) | st.none()
+
+
+@given(kind=st.sampled_from(sorted(EFFECTS)), data=st.data())
+def test_no_attribute_slips_through_unchecked(kind: str, data: st.DataObject) -> None:
+    """Whatever the attributes, either the effect holds finite non-negative numbers or ToxicError is raised."""
+    names = st.sampled_from(["latency", "jitter", "rate", "timeout", "else"])
+    attributes = data.draw(st.dictionaries(names, numbers, max_size=3))
+    try:
+        effect = make_effect(kind, attributes)
+    except ToxicError:
+        return
+    assert all(0 <= value < float("inf") for value in vars(effect).values())
+
+
+@given(rate=st.floats(0.001, 1e6))
+def test_a_piece_is_some_bytes_but_not_many(rate: float) -> None:
+    """At every rate pieces are at least a byte and, where that is possible, at most 20 ms of the link."""
+    piece = Bandwidth(rate).piece_bytes()
+    assert piece == 1 or piece / (rate * 1000) <= 0.0201
+
+
+def test_default_names_and_streams() -> None:
+    """An unnamed toxic is called after its type and stream, downstream unless said otherwise."""
+    assert make_toxic({"type": "noop"}).name == "noop_downstream"
+    assert make_toxic({"type": "noop", "stream": "upstream"}).name == "noop_upstream"
