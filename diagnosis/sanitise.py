@@ -36,7 +36,7 @@ _ENDPOINT = re.compile(
 _BARE_IP = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{1,4})?::(?:[0-9a-fA-F]{1,4}:?)*(?![\w:])")
 _PORT = re.compile(r"\b(port[ =:]+)\d+", re.IGNORECASE)
-_URL_HOST = re.compile(r"\bhttps?://(?!w-|loopback)")
+_URL_HOST = re.compile(r"\bhttps?://(?!w-|n-|loopback)")
 _PID = re.compile(r"\b((?:pid|process)[ =:]+)(\d+)", re.IGNORECASE)
 _MEMORY = re.compile(r"\b0x[0-9a-fA-F]+")
 _RANKED = re.compile(r"(?<![A-Za-z0-9])(train|rollout|reference)[-_]?(\d+)(?![A-Za-z0-9])", re.IGNORECASE)
@@ -49,7 +49,7 @@ _HOST_PLACE = r"(?P<lead>\bhost(?:name)?[ =:]+['\"]?|@)(?P<host>{hosts})\b"
 _ABSOLUTE = re.compile(r"(?P<lead>^|(?:GET|PUT|POST|HEAD|DELETE|url:) |[\s\"'(=\[,<~])(?P<path>/[\w.@+%-]+(?:/[\w.@+%-]*)*)")
 #: Absolute paths that are requests of the job's own protocol, or were compiled into a library far from here.
 _REQUEST = re.compile(r"^(GET|PUT|POST|HEAD|DELETE|url:) $")
-_KNOWN_PATH = re.compile(r"^/(v1|api|call|health|create_engine|events?|score|pytorch)(/|$)")
+_KNOWN_PATH = re.compile(r"^/(v1|api/v1|call|health|create_engine|event|score|pytorch)(/|$)")
 
 
 class UnknownToken(Exception):  # noqa: N818 - it is the reason of a drop, no failure

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ _LINK = re.compile(r"^(?P<src>\w+)>(?P<dst>\w+):(?P<purpose>\w+)$")
 
 @dataclass(frozen=True)
 class Topology:
-    """The job in its own names. ``endpoints`` maps ``ip:port`` to (component, port name), ``addresses`` ip to component."""
+    """The job in its own names. ``endpoints`` maps ``ip:port`` to (component, port name), ``addresses`` ip to component.
+
+    ``host_addresses`` maps an ip to the host whose own it is, where hosts have addresses besides their components'.
+    """
 
     roles: dict[str, str]
     hosts: dict[str, str]
@@ -28,6 +31,7 @@ class Topology:
     endpoints: dict[str, tuple[str, str]]
     addresses: dict[str, str]
     pids: dict[int, str]
+    host_addresses: dict[str, str]
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -35,8 +39,11 @@ class Topology:
         return tuple(sorted(self.roles))
 
 
-def read_topology(registry: Path, name_table: Path) -> Topology:
-    """The topology on disk. Raises FileNotFoundError without a name table, ValueError for names that are no component."""
+def read_topology(registry: Path, name_table: Path, host_addresses: Mapping[str, str] | None = None) -> Topology:
+    """The topology on disk; ``host_addresses`` (host -> ip) is the place's knowledge, the job need not write it down.
+
+    Raises FileNotFoundError without a name table, ValueError for names that are no component.
+    """
     table = json.loads(name_table.read_text())
     registrations = list(_registrations(registry))
     links = tuple(sorted(_links(table)))
@@ -44,11 +51,12 @@ def read_topology(registry: Path, name_table: Path) -> Topology:
     named |= {end for src, dst, _ in links for end in (src, dst)}
     return Topology(
         roles={name: _role(name) for name in sorted(named)},
-        hosts={r.component: r.host for r in registrations},
+        hosts={**table.get("host", {}), **{r.component: r.host for r in registrations}},
         links=links,
         endpoints=_endpoints(table, registrations),
         addresses=_addresses(table, registrations),
         pids={r.pid: r.component for r in registrations},
+        host_addresses={ip: host for host, ip in (host_addresses or {}).items()},
     )
 
 

@@ -20,13 +20,15 @@ from storage.seal import sha256_file, verify_seal
 CHAIN = "chain.jsonl"
 
 
-def diagnose_run(paths: RunPaths, names: Iterable[str] = tuple(MODULES), tiers: Iterable[str] = TIERS) -> list[dict[str, Any]]:
-    """Run every named diagnoser on every named tier; returns what was written to ``answers/<diagnoser>-<tier>.json``.
+def diagnose_run(
+    paths: RunPaths, names: Iterable[str] | None = None, tiers: Iterable[str] | None = None
+) -> list[dict[str, Any]]:
+    """Run diagnosers on tiers (default: all on all); returns what was written to ``answers/<diagnoser>-<tier>.json``.
 
     A diagnoser that fails has an answer without a diagnosis and with the reason. Raises ValueError for an unknown name or
     tier, and for evidence that is not as it was sealed. An answer given after the score was written is marked as such.
     """
-    chosen, levels = list(names), list(tiers)
+    chosen, levels = list(MODULES if names is None else names), list(TIERS if tiers is None else tiers)
     files = {name: builtin(name) for name in chosen}
     unknown = [tier for tier in levels if tier not in TIERS]
     if unknown:
@@ -62,12 +64,14 @@ def _answer(paths: RunPaths, name: str, tier: str, came: Attempt, code_sha256: s
 def _keep(paths: RunPaths, answer: dict[str, Any]) -> dict[str, Any]:
     """Write the answer, then its link of the chain: hash of the answer and of the chain so far."""
     name = answer_name(answer["diagnoser"], answer["tier"])
-    write_atomic(paths.answers / name, json.dumps(answer, indent=2).encode() + b"\n")
+    text = json.dumps(answer, indent=2)
+    write_atomic(paths.answers / name, text.encode() + b"\n")
     chain = paths.answers / CHAIN
     before = chain.read_bytes() if chain.exists() else b""
     link = {"answer": name, "sha256": sha256_file(paths.answers / name), "before": hashlib.sha256(before).hexdigest()}
     write_atomic(chain, before + canonical_bytes(link) + b"\n")
-    return answer
+    written: dict[str, Any] = json.loads(text)
+    return written
 
 
 def answer_name(diagnoser: str, tier: str) -> str:

@@ -45,8 +45,10 @@ def score_run(paths: RunPaths) -> dict[str, Any]:
         "scored_s": time.time(),
         "verdicts": [_verdict(answer, neutral, vocabulary, manifest, own) for answer in answers],
     }
-    write_atomic(paths.score, json.dumps(score, indent=2, allow_nan=False).encode() + b"\n")
-    return score
+    text = json.dumps(score, indent=2, allow_nan=False)
+    write_atomic(paths.score, text.encode() + b"\n")
+    written: dict[str, Any] = json.loads(text)
+    return written
 
 
 def _checked_answers(paths: RunPaths, label: Label) -> list[dict[str, Any]]:

@@ -9,10 +9,17 @@ from typing import Any
 
 from diagnosis.case import CaseSource, build_case, neutral_names
 from diagnosis.topology import read_topology
+from injection.virtual.addresses import host_addresses
+from injection.virtual.cluster import HOSTS
 from storage import truth
 from storage.layout import RunPaths
 from storage.records import FaultKind, Label, to_dict
 from storage.seal import commit, new_salt, sha256_file
+
+
+class NotSealableError(ValueError):
+    """The run is not valid: what its label would say did not happen. The message says what is missing."""
+
 
 NO_FAULT = Label(fault=False, component="", stage="", kinds=())
 
@@ -20,16 +27,17 @@ NO_FAULT = Label(fault=False, component="", stage="", kinds=())
 def seal_run(paths: RunPaths) -> dict[str, Any]:
     """Build ``evidence/`` of a finished run and return its manifest; label, salt and names go to the truth.
 
-    Raises ValueError for a run whose planned faults did not all happen (its label would be false), FileExistsError for a
-    run that is sealed already, FileNotFoundError for a run without plan or name table.
+    Raises NotSealableError for a run whose planned faults did not all happen (its label would be false), FileExistsError
+    for a run that is sealed already, FileNotFoundError for a run without plan or name table.
     """
     plan = truth.load_plan(paths)
     problems = unproven(plan, truth.load_history(paths))
     if problems:
-        raise ValueError(f"run {paths.run_id} cannot be sealed: {'; '.join(problems)}")
+        raise NotSealableError(f"run {paths.run_id} cannot be sealed: {'; '.join(problems)}")
     if paths.evidence.exists():
         raise FileExistsError(f"run {paths.run_id} is sealed already")
-    topology = read_topology(paths.registry, paths.addresses)
+    own = host_addresses(HOSTS) if plan.get("place") == "virtual-cluster" else {}
+    topology = read_topology(paths.registry, paths.addresses, own)
     # Names and clock come from the system's entropy: the plan's seed is short enough to be tried out.
     draw = random.Random(secrets.randbits(128))  # noqa: S311 - seeded with 128 secret bits
     names, hosts = neutral_names(topology, draw)
@@ -65,7 +73,7 @@ def label_of(plan: dict[str, Any]) -> Label:
     return Label(
         fault=True,
         component=target["src"] if target["type"] == "link" else target["component"],
-        stage=plan.get("expected", {}).get("root", {}).get("stage") or root["trigger"]["stage"],
+        stage=(plan.get("expected") or {}).get("root", {}).get("stage") or root["trigger"]["stage"],
         kinds=tuple(sorted({fault["kind"] for fault in faults})),
         peer=target["dst"] if target["type"] == "link" else "",
         step=int(root["trigger"]["step"]),

@@ -80,56 +80,41 @@ def write_truth(paths: RunPaths, kind: str) -> None:
 def logs(job: Path, *, healthy: bool) -> dict[str, str]:
     """The log of every component, by name."""
     step = "2026-10-10 12:00:{:02d}.{:03d} {} {}: {}"
-    traceback = f"""Traceback (most recent call last):
-  File "{Path(__file__).resolve().parent.parent}/rlhf/controller.py", line 61, in run_step
-    update_weights(step)
-rlhf.rpc.RemoteError: InferenceEngineError: UpdateWeightError: Failed to update weights: timed out after 10.0s
-  at http://10.98.0.109:7001/call"""
+    failed = "InferenceEngineError: UpdateWeightError: Failed to update weights: timed out after 10.0s"
     texts = {
         name: [step.format(0, 17, "INFO", name, f"listening on {address(name)}:7001, pid {40 + i}")]
         for i, name in enumerate(ROLES)
     }
-    controller = texts["controller"]
-    controller += [
-        step.format(1, 5, "INFO", "controller", "start to update weight, step: 0, epoch: 0"),
-        step.format(2, 5, "INFO", "controller", "start to rollout, step: 0, epoch: 0"),
-        step.format(3, 5, "INFO", "controller", "start to train, step: 0, epoch: 0"),
-        step.format(4, 5, "INFO", "controller", f"latest checkpoint at {job}/checkpoints/latest_checkpoint_even"),
-        step.format(5, 5, "INFO", "controller", "start to update weight, step: 1, epoch: 0"),
+    openings = (
+        "start to update weight",
+        "start to rollout",
+        "start to train",
+        "[Trainer] start save latest_checkpoint recover info",
+    )
+    texts["controller"] += [
+        step.format(1 + i, 5, "INFO", "controller", f"{o}, step: 0, epoch: 0") for i, o in enumerate(openings)
     ]
+    texts["controller"].append(step.format(4, 500, "INFO", "controller", f"saved {job}/checkpoints/latest_checkpoint_even"))
+    texts["controller"].append(step.format(5, 5, "INFO", "controller", "start to update weight, step: 1, epoch: 0"))
     texts["train0"].append(
         step.format(5, 100, "INFO", "train0", "upload_weights success, request_id=5e1f, rank 0, 51200 bytes")
     )
     if not healthy:
-        texts["rollout0"].append(
-            step.format(
-                15,
-                200,
-                "ERROR",
-                "rollout0",
-                "InferenceEngineError: UpdateWeightError: Failed to update weights: timed out after 10.0s",
-            )
-        )
-        texts["rollout1"].append(
-            step.format(
-                15,
-                210,
-                "ERROR",
-                "rollout1",
-                "InferenceEngineError: UpdateWeightError: Failed to update weights: timed out after 10.0s",
-            )
-        )
-        controller += [
-            step.format(
-                15,
-                250,
-                "ERROR",
-                "controller",
-                "Non-retryable HTTP error: 500 - InferenceEngineError: UpdateWeightError: Failed to update weights: timed out after 10.0s from http://10.98.0.109:7001/call",
-            ),
-            step.format(15, 300, "ERROR", "controller", "An error occurred during training, scheduler begin cleanup resource."),
-            traceback,
-            step.format(15, 400, "INFO", "controller", "Stopping job with UID: 7f3a"),
-            step.format(16, 0, "INFO", "controller", "scheduler cleanup_jobs finished"),
-        ]
+        texts["rollout0"].append(step.format(15, 200, "ERROR", "rollout0", failed))
+        texts["rollout1"].append(step.format(15, 210, "ERROR", "rollout1", failed))
+        texts["controller"] += _failure(step, failed)
     return {name: "\n".join(lines) + "\n" for name, lines in texts.items()}
+
+
+def _failure(step: str, failed: str) -> list[str]:
+    """How the controller ends: the first error that reached it, then the cleanup."""
+    told = f"Non-retryable HTTP error: 500 - {failed} from http://{address('rollout1')}:7001/call"
+    return [
+        step.format(15, 250, "ERROR", "controller", told),
+        step.format(15, 300, "ERROR", "controller", "An error occurred during training, scheduler begin cleanup resource."),
+        "Traceback (most recent call last):",
+        f'  File "{Path(__file__).resolve().parent.parent}/rlhf/controller.py", line 61, in run_step',
+        f"rlhf.rpc.RemoteError: {told}",
+        step.format(15, 400, "INFO", "controller", "Stopping job with UID: 7f3a"),
+        step.format(16, 0, "INFO", "controller", "scheduler cleanup_jobs finished"),
+    ]

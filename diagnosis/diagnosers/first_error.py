@@ -25,7 +25,10 @@ def diagnose(reader: EvidenceReader, vocabulary: Vocabulary) -> Diagnosis:
 
 def _stage_at(time: str, controller_log: list[LogRecord]) -> str:
     """The stage in force at a time of the case clock."""
-    stages = [stage for record, stage in stages_in_force(controller_log) if record.time <= time]
+    in_time = sorted(
+        (record for record in controller_log if record.time <= time), key=lambda record: (record.time, record.line)
+    )
+    stages = [stage for _, stage in stages_in_force(in_time)]
     return stages[-1] if stages else "init"
 
 

@@ -23,7 +23,9 @@ def case(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("path", ["../truth/label.json", "t0/../../truth/label.json", "t1/w-a.log", "t0/link.log", "/etc/passwd", ""])
+@pytest.mark.parametrize(
+    "path", ["../truth/label.json", "t0/../../truth/label.json", "t1/w-a.log", "t0/link.log", "/etc/passwd", ""]
+)
 def test_paths_outside_the_tier_are_refused(case: Path, path: str) -> None:
     """Parents, absolute paths, links, unlisted names and higher tiers cannot be read."""
     with pytest.raises(OutsideTierError):

@@ -1,7 +1,6 @@
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,8 @@ def test_truth_is_out_of_reach(run: RunPaths) -> None:
     """By absolute path, by walking up, by searching the whole file system: the label is not there."""
     assert namespaces_allowed(), "this system refuses the namespaces that hold the sandbox; the isolation is not in force"
     body = f"""
-seen = [p for p in ({str(run.label)!r}, "../truth/label.json", "../../truth", "/proc/1/root", "/proc/self/mountinfo") if os.path.exists(p)]
+paths = ({str(run.label)!r}, "../truth/label.json", "../../truth", "/proc/1/root", "/proc/self/mountinfo")
+seen = [path for path in paths if os.path.exists(path)]
 for top, folders, files in os.walk("/", onerror=None):
     folders[:] = [f for f in folders if (top, f) != ("/", "usr")]
     seen += [os.path.join(top, f) for f in files if f in ("label.json", "salt", "plan.json") or top.startswith("/work")]
@@ -105,9 +105,15 @@ for _ in range(100):
         made += 1
     except OSError: break
 return said(made)"""
-    begun = time.monotonic()
     assert 0 <= int(reason_of(run, body, processes=4)) <= 4
-    assert time.monotonic() - begun < 30
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"diagnosis.run\0hostile" in _bytes(path)]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,10 @@ def clean(text: str, owner: str = "controller") -> str:
         ("key weights/v3/train1/chunk0", "key weights/v3/w-bbbb/chunk0"),
         ("POST http://10.98.0.105:7001/call", "POST http://w-aaaa:rpc/call"),
         ("dial ('10.98.0.103', 8080) failed", "dial ('w-e000:weights') failed"),
-        ("HTTPConnectionPool(host='127.0.0.1', port=9001): Read timed out", "HTTPConnectionPool(host='w-e000:weights'): Read timed out"),
+        (
+            "HTTPConnectionPool(host='127.0.0.1', port=9001): Read timed out",
+            "HTTPConnectionPool(host='w-e000:weights'): Read timed out",
+        ),
         ("closed by peer [10.98.0.105]:45678", "closed by peer w-aaaa:other"),
         ("localhost:9001 answers", "w-e000:weights answers"),
         ("bound to 127.0.0.1", "bound to loopback"),
@@ -93,10 +96,28 @@ def test_dropped_head_takes_its_traceback_along() -> None:
     assert dropped == {"unknown pid": 1, "continues a dropped line": 2, "unknown address": 1}
 
 
-WORDS = st.sampled_from(
-    ["train0", "rollout0", "metaserver", "rank 1", "10.98.0.105:7001", "10.98.0.103", "192.168.0.1", "pid 41", "pid 42", "a/b", "x=1"]
-    + ["/home/me/runs/r1/job/a", "/tmp/x", "fault", "default", "train9", "127.0.0.1:9001", "step: 3", "inject", "workstation-7"]
-)
+#: What real logs are made of, one token a line.
+TOKENS = """train0
+rollout0
+metaserver
+rank 1
+10.98.0.105:7001
+10.98.0.103
+192.168.0.1
+pid 41
+pid 42
+a/b
+x=1
+/home/me/runs/r1/job/a
+/tmp/x
+fault
+default
+train9
+127.0.0.1:9001
+step: 3
+inject
+workstation-7"""
+WORDS = st.sampled_from(TOKENS.splitlines())
 SEPARATORS = st.sampled_from([" ", ", ", "'", "(", ")", ": ", "=", "[", "]", "\t"])
 
 

@@ -1,0 +1,49 @@
+import json
+from pathlib import Path
+
+import pytest
+from synthetic_job import make_run
+
+from storage.layout import RunPaths
+from tasks.diagnose import diagnose_run
+from tasks.seal import seal_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    """A sealed run."""
+    paths = make_run(tmp_path)
+    seal_run(paths)
+    return paths
+
+
+def test_every_diagnoser_answers_on_every_tier(run: RunPaths) -> None:
+    """Eight answers, each written with its effort, its isolation and the hash of the evidence it was given on."""
+    answers = diagnose_run(run)
+    assert len(answers) == 8
+    for answer in answers:
+        kept = json.loads((run.answers / f"{answer['diagnoser']}-{answer['tier']}.json").read_text())
+        assert kept == answer
+        assert kept["diagnosis"] and kept["isolation"] == "namespaces" and not kept["after_reveal"]
+    effort = {(a["diagnoser"], a["tier"]): a["meter"]["lines"] for a in answers}
+    assert effort["random", "T1"] == 0 < effort["first-error", "T0"] < effort["first-error", "T1"]
+
+
+@pytest.mark.parametrize(
+    ("names", "tiers", "reason"),
+    [(["oracle"], ["T0"], "no diagnoser 'oracle'; there are random"), (["random"], ["T9"], "no tier 'T9'; there are T0, T1")],
+)
+def test_unknown_words_are_refused_before_anything_runs(run: RunPaths, names: list[str], tiers: list[str], reason: str) -> None:
+    """A wrong diagnoser or tier is named with the allowed ones, and no answer is written."""
+    with pytest.raises(ValueError, match=reason):
+        diagnose_run(run, names, tiers)
+    assert not run.answers.exists()
+
+
+def test_altered_evidence_is_not_diagnosed(run: RunPaths) -> None:
+    """One flipped byte in a log, and nobody is asked."""
+    [log] = (run.evidence / "t0").iterdir()
+    log.chmod(0o644)
+    log.write_bytes(log.read_bytes()[:-2] + b"X\n")
+    with pytest.raises(ValueError, match="altered"):
+        diagnose_run(run, ["random"], ["T0"])

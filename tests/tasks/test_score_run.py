@@ -1,0 +1,107 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from synthetic_job import make_run
+
+from storage.layout import RunPaths
+from storage.truth import load_names, save_salt
+from tasks.diagnose import diagnose_run
+from tasks.score import SealBrokenError, score_run
+from tasks.seal import seal_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    """A sealed run with two answers."""
+    paths = make_run(tmp_path)
+    seal_run(paths)
+    diagnose_run(paths, ["first-error", "random"], ["T1"])
+    return paths
+
+
+def edit(path: Path, change: Callable[[str], str]) -> None:
+    """Alter a file although it is read-only."""
+    text = path.read_text()
+    path.chmod(0o644)
+    path.write_text(change(text))
+    assert path.read_text() != text
+
+
+def test_score_names_components_as_the_job_does(run: RunPaths) -> None:
+    """The verdicts are written with the answer mapped back, the label, and chance beside each number."""
+    score = score_run(run)
+    assert score == json.loads(run.score.read_text())
+    first, guess = score["verdicts"]
+    assert (first["diagnoser"], first["outcome"]) == ("first-error", "partial")
+    assert first["top"] == {"component": "rollout0", "stage": "weights_update", "kind": "network-bandwidth"}
+    assert first["grains"]["stage"]["ac1"] == 1 and first["grains"]["component"]["ac1"] == 0
+    assert first["grains"]["component"]["chance"]["ac1"] == pytest.approx(1 / 9)
+    assert guess["top"]["component"] in load_names(run)
+    assert score["label"]["component"] == "train1"
+
+
+TAMPER: dict[str, Callable[[RunPaths], object]] = {
+    "altered": lambda run: edit(next((run.evidence / "t0").iterdir()), lambda text: text.replace("INFO", "INFp", 1)),
+    "commitment does not fit": lambda run: edit(run.label, lambda text: text.replace("train1", "train0")),
+    "the commitment does not": lambda run: edit(
+        run.evidence / "manifest.json", lambda text: text.replace('"train"', '"reward"', 1)
+    ),
+    "commitment.*label and salt": lambda run: save_salt(run, "ab" * 32),
+    "first-error-T1.json: altered": lambda run: edit(
+        run.answers / "first-error-T1.json", lambda t: t.replace("network-delay", "noop")
+    ),
+    "random-T1.json: altered or missing": lambda run: (run.answers / "random-T1.json").unlink(),
+    "better-T1.json: an answer outside": lambda run: shutil.copy(
+        run.answers / "random-T1.json", run.answers / "better-T1.json"
+    ),
+    "chain.jsonl: broken": lambda run: edit(run.answers / "chain.jsonl", lambda text: text.splitlines(keepends=True)[1]),
+    "not in the manifest": lambda run: add(run.evidence),
+}
+
+
+def add(evidence: Path) -> None:
+    """One more file in the case."""
+    evidence.chmod(0o755)
+    (evidence / "hint.txt").write_text("x")
+
+
+@pytest.mark.parametrize("reason", TAMPER)
+def test_whatever_was_altered_is_not_scored(run: RunPaths, reason: str) -> None:
+    """One changed byte in evidence, manifest, label, salt, answer or chain: no score, and the sentence says where."""
+    TAMPER[reason](run)
+    with pytest.raises(SealBrokenError, match=reason):
+        score_run(run)
+    assert not run.score.exists()
+
+
+def test_answers_of_another_case_do_not_count(run: RunPaths, tmp_path: Path) -> None:
+    """Answers carry the hash of their evidence, so that a copied folder of answers is refused."""
+    other = make_run(tmp_path)
+    seal_run(other)
+    shutil.copytree(run.answers, other.answers)
+    with pytest.raises(SealBrokenError, match="given on other evidence"):
+        score_run(other)
+
+
+def test_late_answers_are_marked(run: RunPaths) -> None:
+    """An answer given after the score was written says so in its verdict."""
+    score_run(run)
+    diagnose_run(run, ["last-error"], ["T0"])
+    marks = {verdict["diagnoser"]: verdict["after_reveal"] for verdict in score_run(run)["verdicts"]}
+    assert marks == {"first-error": False, "random": False, "last-error": True}
+
+
+def test_a_run_without_answers_scores_nothing(tmp_path: Path) -> None:
+    """No answers is an empty list of verdicts, not an error."""
+    paths = make_run(tmp_path)
+    seal_run(paths)
+    assert score_run(paths)["verdicts"] == []
+
+
+def test_an_unsealed_run_is_refused(tmp_path: Path) -> None:
+    """A run that was never sealed has no label to score against."""
+    with pytest.raises(FileNotFoundError):
+        score_run(make_run(tmp_path))
