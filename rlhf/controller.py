@@ -1,0 +1,145 @@
+"""The training loop of the single controller: one step reads like the list it is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from rlhf import seam
+from rlhf.batch import DistributedBatchMemory
+from rlhf.config import JobConfig
+from rlhf.errors import EngineError
+from rlhf.prompts import sample_prompts
+from rlhf.reference_controller import ReferenceController
+from rlhf.rollout_controller import RolloutController
+from rlhf.stats import StatsTracker
+from rlhf.train_controller import TrainController
+from rlhf.worker_group import WorkerGroup, wait_all
+
+logger = logging.getLogger(__name__)
+
+EPOCH = 0  # prompts are drawn anew for each step, so the whole run is one epoch
+
+
+class Controller:
+    """Owns the loop; everything else is asked of workers."""
+
+    def __init__(self, config: JobConfig, stats: StatsTracker):
+        self._config = config
+        self._stats = stats
+        self.train = TrainController(config, stats)
+        self.rollout = RolloutController(config, stats)
+        self.reference = ReferenceController(config, stats)
+
+    def start(self) -> None:
+        """Create and initialize all engines, all roles at once."""
+        with ThreadPoolExecutor(max_workers=3) as pool:
+            wait_all([pool.submit(hand.start) for hand in (self.train, self.rollout, self.reference)])
+
+    def run(self) -> None:
+        """Every step of the job."""
+        for step in range(self._config.steps):
+            self._stats.step = step
+            self._step(step)
+
+    def _step(self, step: int) -> None:
+        start = time.monotonic()
+        with self._timed("e2e"):
+            with self._timed("weights_update_step"), seam.stage("weights_update", step):
+                self._update_weights(step)
+            with self._timed("rollout_step"), seam.stage("rollout", step):
+                self._notify(self.rollout.group, "rollout_start", step)
+                batch = self._rollout(step)
+            with self._timed("post_data_process"):
+                self._notify(self.rollout.group, "rollout_end", step)
+            if self._config.kl_coefficient > 0:
+                with self._timed("reference_step"), seam.stage("reference", step):
+                    self._compute_reference(batch, step)
+            with self._timed("train_step"):
+                with seam.stage("train", step):
+                    self._notify(self.train.group, "train_start", step)
+                    figures = self._train(batch, step)
+                self._save_if_due(step)
+                self._notify(self.train.group, "train_end", step)
+        self._record(batch, figures, step, time.monotonic() - start)
+
+    def _update_weights(self, step: int) -> None:
+        """Uploads and updates at once; all are waited for, then the first failure is raised."""
+        logger.info("start to update weight, step: %d, epoch: %d", step, EPOCH)
+        wait_all([*self.train.upload_weights(step), *self.rollout.update_weights(step)])
+        logger.info("meta_server update weight succeeded (parallel), step: %d, epoch: %d", step, EPOCH)
+
+    def _rollout(self, step: int) -> DistributedBatchMemory:
+        logger.info("start to rollout, step: %d, epoch: %d", step, EPOCH)
+        with self._timed("rollout_main"):
+            batch = self.rollout.rollout(sample_prompts(self._config, step), step)
+        logger.info("rollout succeeded, step: %d, epoch: %d", step, EPOCH)
+        return batch
+
+    def _compute_reference(self, batch: DistributedBatchMemory, step: int) -> None:
+        logger.info("start to compute_logprobs_with_distributed, step: %d, epoch: %d", step, EPOCH)
+        batch["ref_logprobs"] = self.reference.compute_logprobs(batch, step)
+        logger.info("compute ref logprobs succeeded, step: %d, epoch: %d", step, EPOCH)
+
+    def _train(self, batch: DistributedBatchMemory, step: int) -> dict[str, float]:
+        logger.info("start to train, step: %d, epoch: %d", step, EPOCH)
+        with self._timed("train_distributed_batch"):
+            figures = self.train.train_distributed_batch(batch, step)
+        logger.info("train succeeded, step: %d, epoch: %d", step, EPOCH)
+        return figures
+
+    def _save_if_due(self, step: int) -> None:
+        """Write the latest checkpoint. A failure is a warning or is raised, as the posture says."""
+        interval = self._config.latest_save_interval
+        if not interval or step % interval:
+            return
+        position = f"epoch:{EPOCH}, epoch_step: {step}, global_step:{step}"
+        logger.info("[Trainer] start save latest_checkpoint recover info, %s", position)
+        with self._timed("latest_recover_save"), seam.stage("checkpoint", step):
+            try:
+                self.train.save(step)
+            except EngineError as error:
+                if self._config.posture.on_save_failure == "raise":
+                    raise
+                logger.warning("[Trainer] save of latest_checkpoint failed: %s", error)
+            else:
+                logger.info("[Trainer] checkpoint recover save success, %s", position)
+
+    def _notify(self, group: WorkerGroup, event: str, step: int) -> None:
+        name = f"notify_{event}_event"
+        logger.info("start to %s, step: %d, epoch: %d", name, step, EPOCH)
+        with self._timed(name):
+            heard = group.notify(event, step)
+        if heard:
+            logger.info("%s succeeded, step: %d, epoch: %d", name, step, EPOCH)
+
+    def _record(self, batch: DistributedBatchMemory, figures: dict[str, float], step: int, seconds: float) -> None:
+        means = {name: float(batch[key].float().mean()) for name, key in MEANS.items()}
+        sizes = {"batch_samples": len(batch), "samples_per_s": len(batch) / seconds}
+        self._stats.scalar("train", step, **figures)
+        self._stats.scalar("rollout", step, **means, **sizes)
+        told = ", ".join(f"{name}: {value:.4f}" for name, value in {**means, **figures}.items())
+        logger.info("step: %d, epoch: %d, %s", step, EPOCH, told)
+
+    @contextmanager
+    def _timed(self, key: str) -> Iterator[None]:
+        """Record the seconds of a part of the step under its stage."""
+        with self._stats.record_timing(key, STAGE_OF.get(key, "")):
+            yield
+
+
+MEANS = {"reward": "rewards", "exact": "exact", "seqlen": "seqlen"}
+STAGE_OF = {
+    "weights_update_step": "weights_update",
+    "rollout_step": "rollout",
+    "notify_rollout_start_event": "rollout",
+    "rollout_main": "rollout",
+    "reference_step": "reference",
+    "train_step": "train",
+    "notify_train_start_event": "train",
+    "train_distributed_batch": "train",
+    "latest_recover_save": "checkpoint",
+}

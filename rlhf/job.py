@@ -1,0 +1,101 @@
+"""The controller: ``python -m rlhf.job JOB_DIR``. Submits the workers, runs the loop and cleans up, whatever happened."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+from rlhf import seam
+from rlhf.config import JobConfig, load_config
+from rlhf.controller import Controller
+from rlhf.errors import FrameworkError
+from rlhf.logs import open_log
+from rlhf.registry import register
+from rlhf.scheduler_client import SchedulerClient
+from rlhf.stats import StatsTracker
+from rlhf.topology import ranked
+from storage.records import Role
+
+logger = logging.getLogger(__name__)
+
+HEALTH_POLL_S = 0.1
+
+
+def run(job_dir: Path) -> None:
+    """The whole job. Raises what ended it, after cleanup."""
+    config = load_config(job_dir / "config.json")
+    with StatsTracker(job_dir / "stats" / "controller.jsonl", "controller") as stats:
+        scheduler = SchedulerClient(config)
+        die_by_sigterm(scheduler, stats)
+        try:
+            controller = Controller(config, stats)
+            with stats.record_timing("init", "init"), seam.stage("init", -1):
+                start(config, scheduler, controller)
+            controller.run()
+        except Exception:
+            logger.error("An error occurred during training, scheduler begin cleanup resource.")  # noqa: TRY400 - its traceback comes last
+            clean_up(scheduler, stats)
+            raise
+        clean_up(scheduler, stats)
+
+
+def start(config: JobConfig, scheduler: SchedulerClient, controller: Controller) -> None:
+    """Until every engine is ready."""
+    scheduler.submit("services", ["metaserver", "reward"])
+    scheduler.submit("actor", ranked(config, Role.TRAIN))
+    scheduler.submit("rollout", ranked(config, Role.ROLLOUT))
+    scheduler.submit("reference", ranked(config, Role.REFERENCE))
+    scheduler.wait_registered()
+    logger.info("all workers registered")
+    wait_healthy(config, controller)
+    logger.info("all workers healthy")
+    controller.start()
+    logger.info("all engines initialized")
+
+
+def wait_healthy(config: JobConfig, controller: Controller) -> None:
+    """Until every worker answers /health. Raises FrameworkError naming those that do not."""
+    deadline = time.monotonic() + config.timeout_s("init")
+    hands = (controller.train, controller.rollout, controller.reference)
+    while silent := [name for hand in hands for name in hand.group.silent()]:
+        if time.monotonic() > deadline:
+            raise FrameworkError("SchedulerError", f"no answer to /health from {', '.join(silent)}")
+        time.sleep(HEALTH_POLL_S)
+
+
+def clean_up(scheduler: SchedulerClient, stats: StatsTracker) -> None:
+    """Cancel all jobs."""
+    with stats.record_timing("cleanup", "cleanup"), seam.stage("cleanup", stats.step):
+        scheduler.cleanup_jobs()
+
+
+def die_by_sigterm(scheduler: SchedulerClient, stats: StatsTracker) -> None:
+    """On SIGTERM clean up, then end by that very signal, so that whoever waits sees it."""
+
+    def on_sigterm(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        logger.warning("SIGTERM received, scheduler begin cleanup resource.")
+        clean_up(scheduler, stats)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="rlhf.job", description="Runs one GRPO job: the controller.")
+    parser.add_argument("job_dir", type=Path)
+    job_dir = parser.parse_args().job_dir.resolve()
+    os.environ["JOB_DIR"] = str(job_dir)
+    open_log("controller", job_dir / "logs" / "controller.log")
+    seam.announce_as("controller")
+    register("controller")
+    run(job_dir)
+
+
+if __name__ == "__main__":
+    main()

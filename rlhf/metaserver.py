@@ -1,0 +1,102 @@
+"""The store through which weights travel: keys to bytes or JSON, in memory, in a process of its own. It never evicts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from typing import Any
+
+from aiohttp import web
+
+logger = logging.getLogger(__name__)
+
+CLIENT_MAX_BYTES = 2 << 30
+
+
+class MetaServer:
+    """Handlers over two dictionaries."""
+
+    def __init__(self) -> None:
+        self._binary: dict[str, bytes] = {}
+        self._json: dict[str, Any] = {}
+
+    def app(self) -> web.Application:
+        """The HTTP application. Keys may hold slashes."""
+        app = web.Application(client_max_size=CLIENT_MAX_BYTES)
+        app.add_routes(
+            [
+                web.put("/v1/put_binary/{key:.+}", self._put_binary),
+                web.get("/v1/get_binary/{key:.+}", self._get_binary),
+                web.put("/v1/put_json/{key:.+}", self._put_json),
+                web.get("/v1/get_json/{key:.+}", self._get_json),
+                web.get("/v1/has_key/{key:.+}", self._has_key),
+                web.get("/v1/keys", self._keys),
+                web.delete("/v1/delete/{key:.+}", self._delete),
+                web.get("/v1/health", self._health),
+            ]
+        )
+        return app
+
+    async def _put_binary(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        self._binary[key] = await request.read()
+        return web.json_response({"size": len(self._binary[key])})
+
+    async def _get_binary(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        if key not in self._binary:
+            return _not_found(key)
+        return web.Response(body=self._binary[key], content_type="application/octet-stream")
+
+    async def _put_json(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        try:
+            self._json[key] = json.loads(await request.read())
+        except ValueError as error:
+            return web.Response(status=400, text=f"value of '{key}' is not JSON: {error}")
+        logger.info("stored %s", key)
+        return web.json_response({"stored": key})
+
+    async def _get_json(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        return web.json_response(self._json[key]) if key in self._json else _not_found(key)
+
+    async def _has_key(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        return web.json_response({"has_key": key in self._binary or key in self._json})
+
+    async def _keys(self, _: web.Request) -> web.Response:
+        return web.json_response({"keys": sorted([*self._binary, *self._json])})
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        found = [store.pop(key, None) is not None for store in (self._binary, self._json)]
+        return web.json_response({"deleted": key}) if any(found) else _not_found(key)
+
+    async def _health(self, _: web.Request) -> web.Response:
+        size = sum(len(value) for value in self._binary.values())
+        return web.json_response({"status": "healthy", "storage_size": size})
+
+
+def _not_found(key: str) -> web.Response:
+    return web.Response(status=404, text=f"Key '{key}' not found")
+
+
+async def serve_app(app: web.Application, listener: socket.socket) -> web.AppRunner:
+    """Serve an application on a listening socket; `cleanup` of what is returned ends it."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=3600)
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    return runner
+
+
+def serve_forever(app: web.Application, listener: socket.socket) -> None:
+    """Serve until the process is ended."""
+
+    async def serve() -> None:
+        await serve_app(app, listener)
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())

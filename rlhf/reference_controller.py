@@ -1,0 +1,36 @@
+"""The controller's hand on the reference workers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlhf.batch import DistributedBatchMemory
+from rlhf.config import JobConfig
+from rlhf.errors import RefEngineError
+from rlhf.stats import StatsTracker
+from rlhf.worker_group import WorkerGroup, wait_all
+from storage.records import Role
+
+NEEDED = ("input_ids", "attention_mask")
+
+
+class ReferenceController:
+    """Log-probabilities under the frozen policy, of however many samples there are."""
+
+    def __init__(self, config: JobConfig, stats: StatsTracker):
+        self._config = config
+        self.group = WorkerGroup(Role.REFERENCE, config, stats, RefEngineError, events=False)
+
+    def start(self) -> None:
+        """Create the engines."""
+        self.group.create_engines()
+        self.group.initialize()
+
+    def compute_logprobs(self, batch: DistributedBatchMemory, step: int) -> Tensor:
+        """`[m, T - 1]` in nats."""
+        asked = DistributedBatchMemory({key: batch[key] for key in NEEDED})
+        shares = [share.state() for share in asked.split(self._config.reference_workers)]
+        timeout_s = self._config.timeout_s("reference")
+        replies = wait_all(self.group.call("compute_logprobs", "ComputeLogpError", timeout_s, shares, step=step))
+        return torch.cat([tensors["ref_logprobs"] for _, tensors in replies])

@@ -1,0 +1,203 @@
+"""The scheduler: starts a job's workers on their hosts and answers for them over HTTP.
+
+``python -m rlhf.scheduler JOB_DIR [--ray ADDRESS]``. With Ray it is the driver and hosts are Ray actors; without, it has them
+itself. Its API: POST /api/v1/AsystemJobs -> uid; GET .../{uid} -> status and workers; POST .../{uid}/cancel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from rlhf.host import Host
+from rlhf.links import listen, name_table
+from rlhf.logs import open_log
+from rlhf.metaserver import serve_app
+from rlhf.registry import register, registered
+from rlhf.topology import role_and_rank
+from storage.records import RANKED_ROLES, Role
+
+logger = logging.getLogger(__name__)
+
+JOBS = "/api/v1/AsystemJobs"
+POLL_S = 0.25
+#: What a host's processes need of this one's environment; the rest is that machine's own.
+HANDED_ON = ("STAGE_SOCKET", "STAGE_DEADLINE_S", "PYTHONPATH")
+
+
+class AnyHost(Protocol):
+    """A Host, here or placed by Ray."""
+
+    def start(self, component: str) -> None: ...
+    def engines(self) -> dict[str, dict[str, Any]]: ...
+    def stop(self, components: list[str]) -> dict[str, int | None]: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class Job:
+    """A group of workers that is submitted and cancelled together."""
+
+    uid: str
+    name: str
+    components: list[str]
+    cancelled: bool = False
+
+
+class Scheduler:
+    """Jobs, and the hosts that carry their workers. ``hosts`` maps a component to its host."""
+
+    def __init__(self, hosts: dict[str, AnyHost], job_dir: Path):
+        self._hosts = hosts
+        self._job_dir = job_dir
+        self._jobs: dict[str, Job] = {}
+        self._ends: set[asyncio.Task[None]] = set()
+        self._known_exits: dict[str, int] = {}
+
+    def app(self) -> web.Application:
+        """The HTTP application."""
+        app = web.Application()
+        app.add_routes(
+            [web.post(JOBS, self._submit), web.get(JOBS + "/{uid}", self._show), web.post(JOBS + "/{uid}/cancel", self._cancel)]
+        )
+        return app
+
+    async def _submit(self, request: web.Request) -> web.Response:
+        try:
+            asked = json.loads(await request.read())
+            name, components = str(asked["name"]), [str(component) for component in asked["components"]]
+        except (ValueError, KeyError, TypeError) as error:
+            return web.Response(status=400, text=f"expected an object with name and components: {error!r}")
+        strange = [component for component in components if component not in self._hosts]
+        taken = [component for job in self._jobs.values() for component in job.components if component in components]
+        if strange or not components:
+            return web.Response(status=400, text=f"no such component: {', '.join(strange) or 'none was given'}")
+        if taken:
+            return web.Response(status=409, text=f"already submitted: {', '.join(taken)}")
+        job = Job(uuid.uuid4().hex[:12], name, components)
+        self._jobs[job.uid] = job
+        await asyncio.gather(*(asyncio.to_thread(self._hosts[component].start, component) for component in components))
+        logger.info("job %s (%s) submitted: %s", job.uid, name, ", ".join(components))
+        return web.json_response({"uid": job.uid})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        job = self._jobs.get(request.match_info["uid"])
+        if job is None:
+            return web.Response(status=404, text=f"no job {request.match_info['uid']}")
+        engines = await self._engines()
+        exits = [engines.get(component, {}).get("exit_code") for component in job.components]
+        status = "CANCELLED" if job.cancelled else "FAILED" if any(code is not None for code in exits) else "RUNNING"
+        workers = [_worker(component, code) for component, code in zip(job.components, exits, strict=True)]
+        return web.json_response({"uid": job.uid, "name": job.name, "status": status, "workers": workers})
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        """Say yes at once and end the workers after: who cancels does not wait for them."""
+        job = self._jobs.get(request.match_info["uid"])
+        if job is None:
+            return web.Response(status=404, text=f"no job {request.match_info['uid']}")
+        if not job.cancelled:
+            job.cancelled = True
+            ending = asyncio.create_task(self._end(job))
+            self._ends.add(ending)
+            ending.add_done_callback(self._ends.discard)
+        return web.json_response({"uid": job.uid, "status": "CANCELLED"})
+
+    async def _end(self, job: Job) -> None:
+        logger.info("job %s (%s) cancelled", job.uid, job.name)
+        hosts = {self._hosts[component] for component in job.components}
+        await asyncio.gather(*(asyncio.to_thread(host.stop, job.components) for host in hosts))
+
+    async def _engines(self) -> dict[str, dict[str, Any]]:
+        answers = await asyncio.gather(*(asyncio.to_thread(host.engines) for host in set(self._hosts.values())))
+        return {name: engine for answer in answers for name, engine in answer.items()}
+
+    async def watch(self) -> None:
+        """Log every worker's end, and keep ``workers.json``, for ever."""
+        while True:
+            engines = await self._engines()
+            exits = {name: engine["exit_code"] for name, engine in engines.items() if engine["exit_code"] is not None}
+            for name in sorted(set(exits) - set(self._known_exits)):
+                logger.warning("worker %s (pid %d) ended with exit code %d", name, engines[name]["pid"], exits[name])
+            if exits != self._known_exits:
+                (self._job_dir / "workers.json").write_text(json.dumps(engines, indent=2) + "\n")
+                self._known_exits = exits
+            await asyncio.sleep(POLL_S)
+
+    async def close(self) -> None:
+        """End every worker, then the hosts."""
+        await asyncio.gather(*(self._end(job) for job in self._jobs.values() if not job.cancelled), *self._ends)
+        await asyncio.gather(*(asyncio.to_thread(host.close) for host in set(self._hosts.values())))
+
+
+def _worker(component: str, exit_code: int | None) -> dict[str, Any]:
+    """What is known of a worker: its registration, once it listens, and how it ended."""
+    record = registered(component)
+    where = {"ip": record.address, "ports": record.ports, "pid": record.pid} if record else {"ip": "", "ports": {}, "pid": 0}
+    return {"component": component, **where, "exit_code": exit_code}
+
+
+def open_hosts(job_dir: Path, ray_address: str | None) -> dict[str, AnyHost]:
+    """The host of each worker. One that carries no engine needs no torch in its template."""
+    carried: dict[str, list[str]] = {}
+    for component, host in name_table()["host"].items():
+        if role_and_rank(component)[0] not in (Role.CONTROLLER, Role.SCHEDULER):
+            carried.setdefault(host, []).append(component)
+    environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+    hosts: dict[str, AnyHost] = {}
+    for name, components in carried.items():
+        with_torch = any(role_and_rank(component)[0] in RANKED_ROLES for component in components)
+        hosts |= dict.fromkeys(components, _open_host(name, job_dir, ray_address, with_torch, environment))
+    return hosts
+
+
+def _open_host(name: str, job_dir: Path, ray_address: str | None, with_torch: bool, environment: dict[str, str]) -> AnyHost:
+    if ray_address is None:
+        return Host(str(job_dir), with_torch, environment)
+    from rlhf.actors import RemoteHost
+
+    return RemoteHost(name, str(job_dir), with_torch, environment)
+
+
+async def serve(job_dir: Path, ray_address: str | None) -> None:
+    """Serve until SIGTERM or SIGINT, then end everything that was started."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    listener = listen("scheduler", "scheduler")
+    scheduler = Scheduler(open_hosts(job_dir, ray_address), job_dir)
+    runner = await serve_app(scheduler.app(), listener)
+    register("scheduler")
+    logger.info("listening on %s:%d", *listener.getsockname())
+    watching = asyncio.create_task(scheduler.watch())
+    await stop.wait()
+    watching.cancel()
+    await scheduler.close()
+    await runner.cleanup()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="rlhf.scheduler", description="Starts a job's workers and answers for them.")
+    parser.add_argument("job_dir", type=Path)
+    parser.add_argument("--ray", metavar="ADDRESS", help="place workers through this Ray cluster")
+    arguments = parser.parse_args()
+    os.environ["JOB_DIR"] = str(arguments.job_dir.resolve())
+    open_log("scheduler", arguments.job_dir / "logs" / "scheduler.log")
+    if arguments.ray:
+        from rlhf.actors import connect
+
+        connect(arguments.ray, arguments.job_dir.resolve())
+    asyncio.run(serve(arguments.job_dir.resolve(), arguments.ray))
+
+
+if __name__ == "__main__":
+    main()

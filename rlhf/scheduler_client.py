@@ -1,0 +1,85 @@
+"""The controller's side of the scheduler: submit, wait until workers listen, cancel."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import requests
+
+from rlhf.config import JobConfig
+from rlhf.errors import FrameworkError
+from rlhf.links import open_session
+
+logger = logging.getLogger(__name__)
+
+JOBS_URL = "http://scheduler/api/v1/AsystemJobs"
+POLL_S = 0.1
+
+
+class SchedulerClient:
+    """Remembers what it submitted, in order."""
+
+    def __init__(self, config: JobConfig):
+        self._config = config
+        self._session = open_session("controller", "scheduler", "scheduler")
+        self._uids: list[str] = []
+
+    def submit(self, name: str, components: list[str]) -> None:
+        """Submit a job; waits for the scheduler itself to listen. Raises FrameworkError (SchedulerError)."""
+        deadline = time.monotonic() + self._config.timeout_s("init")
+        while True:
+            try:
+                answer = self._ask("POST", JOBS_URL, self._config.timeout_s("init"), {"name": name, "components": components})
+            except requests.ConnectionError as error:
+                if time.monotonic() > deadline:
+                    raise FrameworkError("SchedulerError", f"the scheduler does not answer: {error}") from error
+                time.sleep(POLL_S)
+            else:
+                break
+        self._uids.append(answer["uid"])
+        logger.info("submitted job %s with UID: %s", name, answer["uid"])
+
+    def wait_registered(self) -> None:
+        """Until every worker listens. Raises FrameworkError naming those that ended or are missing."""
+        deadline = time.monotonic() + self._config.timeout_s("init")
+        while True:
+            workers = [worker for uid in self._uids for worker in self._show(uid)["workers"]]
+            ended = [f"{worker['component']} (exit code {worker['exit_code']})" for worker in workers if _ended(worker)]
+            missing = [worker["component"] for worker in workers if not worker["ports"]]
+            if ended:
+                raise FrameworkError("SchedulerError", f"worker(s) ended before the job began: {', '.join(ended)}")
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                text = f"no registration within {self._config.timeout_s('init'):.0f}s from {', '.join(missing)}"
+                raise FrameworkError("SchedulerError", text)
+            time.sleep(POLL_S)
+
+    def cleanup_jobs(self) -> None:
+        """Cancel every job, in order of submission. An error is logged, and the next one is tried."""
+        while self._uids:
+            uid = self._uids.pop(0)
+            logger.info("Stopping job with UID: %s", uid)
+            try:
+                self._ask("POST", f"{JOBS_URL}/{uid}/cancel", self._config.timeout_s("stop_job"))
+            except requests.Timeout:
+                logger.error("Error stopping job %s: Request timeout", uid)  # noqa: TRY400 - one line, as the trainer has it
+            except (requests.RequestException, FrameworkError) as error:
+                logger.error("Error stopping job %s: %s", uid, error)  # noqa: TRY400
+        logger.info("scheduler cleanup_jobs finished")
+
+    def _show(self, uid: str) -> dict[str, Any]:
+        return self._ask("GET", f"{JOBS_URL}/{uid}", self._config.timeout_s("init"))
+
+    def _ask(self, method: str, url: str, timeout_s: float, body: Any = None) -> dict[str, Any]:
+        response = self._session.request(method, url, json=body, timeout=timeout_s)
+        if not response.ok:
+            raise FrameworkError("SchedulerError", f"HTTP {response.status_code}: {response.text}")
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+def _ended(worker: dict[str, Any]) -> bool:
+    return worker["exit_code"] is not None

@@ -1,0 +1,99 @@
+"""All workers of one role, called at once: one connection and one thread each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from typing import Any
+
+from torch import Tensor
+
+from rlhf.config import JobConfig
+from rlhf.errors import EngineError
+from rlhf.rpc import Reply, RpcClient, RpcError
+from rlhf.stats import StatsTracker
+from rlhf.topology import ranked
+from storage.records import Role
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerGroup:
+    """The workers of ``role``, by rank; their failures become ``error``s, with a sub-error."""
+
+    def __init__(self, role: Role, config: JobConfig, stats: StatsTracker, error: type[EngineError], events: bool = True):
+        self.config = config
+        self._error = error
+        self.names = ranked(config, role)
+        self._calls = [RpcClient(name, config, stats) for name in self.names]
+        self._events = [RpcClient(name, config, stats, "event") for name in self.names] if events else []
+        self._pool = ThreadPoolExecutor(max_workers=len(self.names), thread_name_prefix=str(role))
+
+    def create_engines(self) -> None:
+        """Have every engine made in its process."""
+        wait_all([self._pool.submit(self._guard, "InitializeError", client.create_engine) for client in self._calls])
+
+    def initialize(self, **arguments: Any) -> None:
+        """Make every engine ready; train ranks meet here."""
+        wait_all(self.call("initialize", "InitializeError", self.config.timeout_s("init"), **arguments))
+
+    def call(
+        self, method: str, sub_error: str, timeout_s: float, shares: Sequence[dict[str, Tensor]] = (), **arguments: Any
+    ) -> list[Future[Reply]]:
+        """Begin a call of every worker, each with its own share of tensors; futures by rank."""
+        given = list(shares) or [{} for _ in self.names]
+        return [
+            self._pool.submit(self._guard, sub_error, client.call, method, timeout_s, tensors, **arguments)
+            for client, tensors in zip(self._calls, given, strict=True)
+        ]
+
+    def ask_first(self, method: str, sub_error: str, timeout_s: float) -> dict[str, Any]:
+        """The figures of the first worker alone."""
+        reply: Reply = self._guard(sub_error, self._calls[0].call, method, timeout_s)
+        return reply[0]
+
+    def notify(self, event: str, global_step: int) -> bool:
+        """Tell every worker of an event; whether all have heard. A failure is a warning or is raised, as the posture says."""
+        futures = [
+            self._pool.submit(self._guard, "NotifyEventError", client.notify, event, global_step) for client in self._events
+        ]
+        heard = True
+        for future in futures:
+            try:
+                future.result()
+            except EngineError as error:
+                if self.config.posture.on_notify_failure == "raise":
+                    raise
+                logger.warning("notify_%s_event failed: %s", event, error)
+                heard = False
+        return heard
+
+    def silent(self) -> list[str]:
+        """Names of those that do not answer /health now."""
+        return [client.component for client in self._calls if not client.healthy()]
+
+    def close(self) -> None:
+        """End threads and connections."""
+        self._pool.shutdown()
+        for client in [*self._calls, *self._events]:
+            client.close()
+
+    def _guard(self, sub_error: str, function: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except RpcError as error:
+            raise self._error(sub_error, error.summary) from error
+
+
+def wait_all(futures: Sequence[Future[Any]]) -> list[Any]:
+    """Results in order, after all have ended. Every exception is logged; the one that came first is raised."""
+    first: BaseException | None = None
+    for future in as_completed(futures):
+        error = future.exception()
+        if error is not None:
+            logger.error("Exception caught when waiting for future: %s", error)
+            first = first or error
+    if first is not None:
+        raise first
+    return [future.result() for future in futures]

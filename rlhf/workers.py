@@ -1,0 +1,116 @@
+"""What each kind of worker does when called: engine, link and stats put together. Method names are those of the calls."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf.batch import DistributedBatchMemory
+from rlhf.config import JobConfig
+from rlhf.engines.reference import ReferenceEngine
+from rlhf.engines.rollout import RolloutEngine
+from rlhf.engines.train import TrainEngine
+from rlhf.links import job_dir, name_table
+from rlhf.reward import RewardClient
+from rlhf.rpc import Reply
+from rlhf.stats import StatsTracker
+from rlhf.weights import WeightStore
+
+Tensors = dict[str, Tensor]
+Method = Callable[..., Reply]
+
+
+class TrainWorker:
+    """A rank of data-parallel training."""
+
+    events = ("train_start", "train_end")
+
+    def __init__(self, component: str, rank: int, config: JobConfig, stats: StatsTracker):
+        self._rank, self._stats = rank, stats
+        self._address = name_table()["bind"][component]
+        self._engine = TrainEngine(config, rank)
+        self._store = WeightStore(component, config)
+
+    def rendezvous(self, _: Tensors) -> Reply:
+        """An address and a port that is free here now, for the ranks to meet at."""
+        with socket.socket() as probe:
+            probe.bind((self._address, 0))
+            return {"master": self._address, "port": probe.getsockname()[1]}, {}
+
+    def initialize(self, _: Tensors, master: str, port: int) -> Reply:
+        self._engine.initialize(master, port)
+        return {}, {}
+
+    def upload_weights(self, _: Tensors, version: int) -> Reply:
+        size = self._store.publish(self._engine.shard(), self._rank, version)
+        self._stats.scalar("weights_update", self._stats.step, weights_version=version, upload_bytes=size)
+        return {"bytes": size}, {}
+
+    def train_batch(self, tensors: Tensors, step: int) -> Reply:
+        figures = self._engine.train_batch(DistributedBatchMemory(tensors), step)
+        self._stats.scalar("train", step, **figures)
+        return dict(figures), {}
+
+    def save(self, _: Tensors, step: int) -> Reply:
+        return {"bytes": sum(self._engine.save(job_dir() / "recover", step).values())}, {}
+
+
+class RolloutWorker:
+    """Samples completions and has them scored."""
+
+    events = ("rollout_start", "rollout_end")
+
+    def __init__(self, component: str, rank: int, config: JobConfig, stats: StatsTracker):
+        self._config, self._stats = config, stats
+        self._engine = RolloutEngine(config, rank)
+        self._store = WeightStore(component, config)
+        self._reward = RewardClient(component, config)
+
+    def initialize(self, _: Tensors) -> Reply:
+        return {}, {}
+
+    def update_weights(self, _: Tensors, version: int) -> Reply:
+        self._engine.load_weights(self._store.fetch(version, self._config.train_workers), version)
+        self._stats.scalar("weights_update", self._stats.step, weights_version=version)
+        return {"version": version}, {}
+
+    def generate(self, tensors: Tensors, step: int) -> Reply:
+        self._reward.step = step
+        batch = self._engine.generate(DistributedBatchMemory(tensors), step, self._reward.score)
+        self._stats.scalar("rollout", step, batch_samples=len(batch), weights_version=self._engine.version)
+        return {}, batch.state()
+
+
+class ReferenceWorker:
+    """Log-probabilities under the frozen policy."""
+
+    events: tuple[str, ...] = ()
+
+    def __init__(self, _: str, rank: int, config: JobConfig, stats: StatsTracker):
+        self._stats = stats
+        self._engine = ReferenceEngine(config, rank)
+
+    def initialize(self, _: Tensors) -> Reply:
+        return {}, {}
+
+    def compute_logprobs(self, tensors: Tensors, step: int) -> Reply:
+        logprobs = self._engine.compute_logprobs(DistributedBatchMemory(tensors))
+        self._stats.scalar("reference", step, batch_samples=len(logprobs))
+        return {}, {"ref_logprobs": logprobs}
+
+
+WORKERS: dict[str, Any] = {"train": TrainWorker, "rollout": RolloutWorker, "reference": ReferenceWorker}
+METHODS: dict[str, tuple[str, ...]] = {
+    "train": ("rendezvous", "initialize", "upload_weights", "train_batch", "save"),
+    "rollout": ("initialize", "update_weights", "generate"),
+    "reference": ("initialize", "compute_logprobs"),
+}
+
+
+def reseed(seed: int, rank: int) -> None:
+    """A forked process has its parent's random state; give it one of its own."""
+    torch.manual_seed(seed * 1000 + rank)
