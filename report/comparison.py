@@ -98,6 +98,7 @@ def contrast_cases(case: Case, reference: Case, warmup_steps: int) -> Contrasted
     """The same steps of two runs, from the step of the fault on."""
     _, first = measured_from(case, warmup_steps)
     rows = contrasts(measured(case), measured(reference), first)
+    rows.sort(key=lambda row: row.q if row.q is not None else 2.0)
     return Contrasted(case.run_id, reference.run_id, f"{case.name} against {reference.name}", first, rows)
 
 
@@ -114,12 +115,17 @@ def root_to_error(outcome: Mapping[str, Any]) -> str:
     return f"{place}; {where}{delay}"
 
 
+def count(number: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def tell_counts(run: RunComparison) -> str:
     """What was tested and how it came out, in one sentence."""
     counts = {word: run.counts.get(word, 0) for word in (MOVED, OUTSIDE, CANNOT_TELL)}
     outside, tested = run.before
     before = f"; before the fault {outside} of {tested} lay outside (5 % expected)" if tested else ""
     return (
-        f"{run.tested} samples tested: {counts[MOVED]} moved (q <= 0.05), {counts[OUTSIDE]} outside their interval but not "
+        f"{count(run.tested, 'sample')} tested: {counts[MOVED]} moved (q <= 0.05), {counts[OUTSIDE]} outside their interval but not "
         f"beyond the multiplicity, {counts[CANNOT_TELL]} cannot tell{before}"
     )

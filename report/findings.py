@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from report.case import Case
-from report.comparison import RunComparison
+from report.comparison import RunComparison, count
 from report.movement import MOVED, Movement
 from report.series import Choice
 from report.verdicts import Verdict
@@ -29,11 +29,6 @@ def page_finding(cases: Sequence[Case]) -> str:
     return f"The error came out in another stage than the fault in {crossed} of {total}{tail}{quiet}."
 
 
-def count(number: int, noun: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _moved_component(faulty: Sequence[Case]) -> int:
     both = [(case.outcome["root"], case.outcome["first_error"]) for case in faulty]
     return sum(1 for root, first in both if root and first and root["component"] != first["component"])
@@ -53,7 +48,7 @@ def case_finding(case: Case) -> str:
     if hop is None:
         return f"{what}: no error followed; the job did {done}."
     first = outcome["first_error"]
-    where = f"another stage, {words(hop['to'])}" if hop["crossed"] else "the same stage"
+    where = f"another stage, {words(hop['to'])}," if hop["crossed"] else "the same stage"
     other = f", first on {first['component']}" if first and first["component"] != root["component"] else ""
     delay = f" {seconds(hop['fault_to_error_s'])} later" if hop["fault_to_error_s"] is not None else ""
     return f"{what} came out in {where}{delay}{other}."

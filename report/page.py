@@ -52,7 +52,7 @@ def render(name: str, cases: Sequence[Case], comparison: Comparison, bands: Mapp
     """The page as HTML. `bands` holds the healthy bands each run was compared with; `made` says when and by what."""
     answers = [verdict for case in cases for verdict in verdicts(case)]
     environment = Environment(loader=PackageLoader("report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(prose=findings.words, change=findings.change, counts=tell_counts, number=number)
+    environment.filters.update(prose=findings.words, change=findings.change, counts=tell_counts, number=number, level=level)
     return environment.get_template("page.html.j2").render(
         name=name,
         made=made,
@@ -111,3 +111,8 @@ def confusions(cases: Sequence[Case]) -> list[Confusion]:
 def number(value: Any, digits: int = 3) -> str:
     """A number for a table; a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}g}"
+
+
+def level(q: float | None) -> str:
+    """A q value; below 0.0001 its digits say nothing."""
+    return "<0.0001" if q is not None and q < 1e-4 else number(q, 2)
