@@ -125,7 +125,6 @@ def tell_counts(run: RunComparison) -> str:
     counts = {word: run.counts.get(word, 0) for word in (MOVED, OUTSIDE, CANNOT_TELL)}
     outside, tested = run.before
     before = f"; before the fault {outside} of {tested} lay outside (5 % expected)" if tested else ""
-    return (
-        f"{count(run.tested, 'sample')} tested: {counts[MOVED]} moved (q <= 0.05), {counts[OUTSIDE]} outside their interval but not "
-        f"beyond the multiplicity, {counts[CANNOT_TELL]} cannot tell{before}"
-    )
+    outside_only = f"{counts[OUTSIDE]} outside their interval but not beyond the multiplicity"
+    tested_all = f"{count(run.tested, 'sample')} tested: {counts[MOVED]} moved (q <= 0.05)"
+    return f"{tested_all}, {outside_only}, {counts[CANNOT_TELL]} cannot tell{before}"

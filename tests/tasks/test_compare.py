@@ -36,7 +36,7 @@ def test_slow_stage_moves_and_the_others_do_not():
 
 
 def test_sampler_readings_are_compared_by_stage():
-    """What a process used is compared within the stage it was used in: a longer rollout at the same load moves only the time."""
+    """What a process used is compared within its stage: a longer rollout at the same load moves only the time."""
     healthy(5)
     spec = worker_lost(error_stage="", slow={"rollout": 5.0})
     (run,) = compare_runs([write_run(spec).run_id]).runs
