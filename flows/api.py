@@ -1,0 +1,127 @@
+"""The little of Prefect's REST API that the command needs, without importing Prefect (which costs a second)."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from injection.procfs import Identity
+
+#: A Prefect run in one of these will not change any more.
+FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+
+
+class ServerError(RuntimeError):
+    """The server is not there, or refused."""
+
+
+class Api:
+    """A server by its API address, e.g. ``http://127.0.0.1:4200/api``."""
+
+    def __init__(self, url: str, timeout_s: float = 15.0) -> None:
+        self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
+        # A proxy of the user's environment must not stand between two processes of one machine.
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One request; the answer as JSON. Raises `ServerError` with one sentence."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}{path}", data=data, method=method, headers=headers)  # noqa: S310 - our own loopback address
+        try:
+            with self._open(request, timeout=self.timeout_s) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as refusal:
+            raise ServerError(f"the Prefect server refused {method} {path}: {refusal.code} {_detail(refusal.read())}") from None
+        except (OSError, urllib.error.URLError) as error:
+            raise ServerError(f"no Prefect server answers at {self.url}: {error}") from None
+        return json.loads(text) if text else None
+
+    def healthy(self) -> bool:
+        """Whether the server answers."""
+        try:
+            return bool(self.call("GET", "/health"))
+        except ServerError:
+            return False
+
+    def wait_healthy(self, server: Identity, within_s: float) -> None:
+        """Until the server answers; gives up when its process is gone or after ``within_s`` seconds."""
+        deadline = time.monotonic() + within_s
+        while not self.healthy():
+            if not server.alive():
+                raise ServerError("the Prefect server ended while starting")
+            if time.monotonic() > deadline:
+                raise ServerError(f"the Prefect server did not answer within {within_s:.0f} s")
+            time.sleep(0.2)
+
+    def deployments(self) -> list[str]:
+        """Names as Prefect wants them: ``flow/deployment``."""
+        flows = {f["id"]: f["name"] for f in self.call("POST", "/flows/filter", {})}
+        return sorted(f"{flows[d['flow_id']]}/{d['name']}" for d in self.call("POST", "/deployments/filter", {}))
+
+    def workers_online(self, pool: str) -> int:
+        """How many workers serve the pool; 0 also when there is no such pool yet."""
+        try:
+            found = self.call("POST", f"/work_pools/{pool}/workers/filter", {})
+        except ServerError:
+            return 0
+        return sum(worker["status"] == "ONLINE" for worker in found)
+
+    def start(self, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Start a run of ``flow/deployment``; returns the flow run."""
+        found = self.call("GET", f"/deployments/name/{deployment}")
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return dict(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body))
+
+    def flow_run(self, run: str) -> dict[str, Any]:
+        """One flow run."""
+        return dict(self.call("GET", f"/flow_runs/{run}"))
+
+    def children(self, run: str) -> list[dict[str, Any]]:
+        """The subflow runs of a flow run, in order of creation."""
+        body = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        return list(self.call("POST", "/flow_runs/filter", body))
+
+    def running(self) -> list[dict[str, Any]]:
+        """Flow runs that are not over."""
+        types = ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]
+        return list(self.call("POST", "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": types}}}}))
+
+    def cancel(self, run: str) -> None:
+        """Ask for the cancellation of a flow run."""
+        body = {"state": {"type": "CANCELLING", "message": "cancelled by faultline"}, "force": False}
+        self.call("POST", f"/flow_runs/{run}/set_state", body)
+
+    def crash(self, run: str, why: str) -> None:
+        """Say that a flow run's process is gone, when it could not say so itself."""
+        self.call("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CRASHED", "message": why}, "force": True})
+
+    def close_orphans(self, parent: str) -> list[str]:
+        """Call crashed what is not over below a run that is; returns names."""
+        left = [child for child in self.children(parent) if child["state_type"] not in FINAL]
+        for child in left:
+            self.crash(child["id"], "its parent's process was killed")
+        return [child["name"] for child in left]
+
+    def logs(self, runs: list[str], since: str) -> list[dict[str, Any]]:
+        """Log lines of these flow runs after the instant ``since`` (ISO 8601), in order of time; 200 at most."""
+        wanted = {"flow_run_id": {"any_": runs}, "timestamp": {"after_": since}}
+        return list(self.call("POST", "/logs/filter", {"logs": wanted, "sort": "TIMESTAMP_ASC", "limit": 200}))
+
+    def table(self, run: str, key: str) -> list[dict[str, Any]]:
+        """The rows of a run's table artifact; none if it made none."""
+        body = {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+        found = self.call("POST", "/artifacts/filter", body)
+        return list(json.loads(found[0]["data"])) if found else []
+
+
+def _detail(body: bytes) -> str:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return body.decode(errors="replace")[:200]
+    return str(found.get("detail", found))[:300] if isinstance(found, dict) else str(found)[:300]

@@ -1,0 +1,95 @@
+"""Verbs that judge stored runs: compare, diagnose, score. None needs a job or a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from flows.printing import as_json, print_json, print_table
+
+runs_argument = click.argument("run_ids", metavar="RUN...", nargs=-1)
+
+
+@click.command()
+@runs_argument
+@click.option("--baseline", "baselines", multiple=True, help="A healthy run; may be given often.  [default: comparable ones]")
+@click.option("--name", default="compare", show_default=True, help="Name of the page.")
+@as_json
+def compare(run_ids: tuple[str, ...], baselines: tuple[str, ...], name: str, as_json: bool) -> None:
+    """Compare RUNs (default: all with a fault) with healthy bands."""
+    from tasks.compare import compare_runs
+    from tasks.report import write_report
+
+    found = compare_runs(list(run_ids) or None, list(baselines) or None)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    for one in found.runs:
+        moved = f"{len(one.moved)} of {one.tested} figures moved beyond doubt"
+        click.echo(f"{one.run_id}  {one.name}: {one.root_to_error}; {moved}")
+    for gap in found.gaps:
+        click.echo(f"note: {gap}")
+    if found.runs:
+        click.echo(f"report: {write_report([*found.baselines, *(one.run_id for one in found.runs)], name)}")
+
+
+@click.command()
+@runs_argument
+@click.option("--diagnoser", "names", multiple=True, help="May be given often.  [default: all]")
+@click.option("--tier", "tiers", multiple=True, help="T0 or T1; may be given often.  [default: all]")
+@as_json
+def diagnose(run_ids: tuple[str, ...], names: tuple[str, ...], tiers: tuple[str, ...], as_json: bool) -> None:
+    """Let diagnosers work on sealed RUNs, blind."""
+    from storage.layout import run_paths
+    from tasks.diagnose import diagnose_run
+
+    chosen = {key: value for key, value in (("names", names), ("tiers", tiers)) if value}
+    answers = {run: diagnose_run(run_paths(_known(run)), **chosen) for run in _given(run_ids)}
+    if as_json:
+        print_json(answers)
+        return
+    rows = [_answer_row(run, answer) for run, told in answers.items() for answer in told]
+    print_table(rows, ["run_id", "diagnoser", "tier", "answer", "reason"], "no answers")
+
+
+@click.command()
+@runs_argument
+@as_json
+def score(run_ids: tuple[str, ...], as_json: bool) -> None:
+    """Open the truth of RUNs and score what diagnosers answered."""
+    from storage.layout import run_paths
+    from tasks.score import score_run
+
+    scores = {run: score_run(run_paths(_known(run))) for run in _given(run_ids)}
+    if as_json:
+        print_json(scores)
+        return
+    rows = [{"run_id": run, **verdict} for run, found in scores.items() for verdict in found["verdicts"]]
+    print_table(rows, ["run_id", "diagnoser", "tier", "outcome", "top"], "no answers to score")
+
+
+def _given(run_ids: tuple[str, ...]) -> tuple[str, ...]:
+    if not run_ids:
+        raise click.UsageError("name at least one run (see: faultline list)")
+    return run_ids
+
+
+def _known(run: str) -> str:
+    """The id again; an unknown run is refused with one sentence."""
+    from storage.catalogue import open_run
+
+    return open_run(run).run_id
+
+
+def _answer_row(run: str, answer: dict[str, Any]) -> dict[str, Any]:
+    told = answer["diagnosis"]
+    if not told:
+        words = "failed"
+    elif told["abstain"]:
+        words = "abstains"
+    elif not told["fault"]:
+        words = "nothing is wrong"
+    else:
+        words = "{kind} on {component} in {stage}".format(**told["ranked"][0])
+    return {"run_id": run, **answer, "answer": words, "reason": answer["reason"] or (told or {}).get("reason", "")}

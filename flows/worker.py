@@ -1,0 +1,58 @@
+"""`python -m flows.worker`: make the work pool, deploy prefect.yaml, then serve the pool until told to stop.
+
+Exactly the three commands a person would type, in one process: each on its own costs seconds of imports, and importing
+here overlaps with the server's start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from flows.api import Api
+from injection.procfs import Identity
+
+POOL = "faultline"
+#: What prefect.yaml deploys, as Prefect names it (a test compares the two).
+DEPLOYMENTS = (
+    "baseline/baseline",
+    "blind-diagnosis/blind-diagnosis",
+    "compare/compare",
+    "fault-matrix/fault-matrix",
+    "fault-matrix/nightly-sweep",
+    "fault-run/fault-run",
+)
+PREFECT_YAML = Path(__file__).resolve().parents[1] / "prefect.yaml"
+
+
+def main() -> None:
+    """Wait for the server named by PREFECT_API_URL (as long as its process lives), then deploy and serve."""
+    from prefect.cli import app
+
+    import flows.blind_diagnosis
+    import flows.fault_matrix  # noqa: F401 - imported while the server starts, so that deploying need not
+
+    server = Identity(int(sys.argv[1]), int(sys.argv[2]))
+    Api(os.environ["PREFECT_API_URL"]).wait_healthy(server, within_s=120)
+    for words in (
+        ["work-pool", "create", POOL, "--type", "process", "--overwrite"],
+        ["--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_YAML)],
+        ["worker", "start", "--pool", POOL, "--type", "process", "--name", "faultline"],
+    ):
+        sys.argv = ["prefect", *words]
+        _call(app)
+
+
+def _call(app: object) -> None:
+    """One Prefect command; a failing one ends this process with its exit code."""
+    assert callable(app)
+    try:
+        app()
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+if __name__ == "__main__":
+    main()

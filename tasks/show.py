@@ -1,0 +1,57 @@
+"""Show a run to the experimenter: everything that is kept of it, truth included. Never a door for diagnosers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from storage import truth
+from storage.catalogue import open_run
+from storage.layout import run_paths
+from tasks.outcome import outcome_of
+
+
+def plan_of(run_id: str) -> dict[str, Any]:
+    """The plan of a run, to be looked at or repeated. FileNotFoundError where there is no such run."""
+    open_run(run_id)
+    return truth.load_plan(run_paths(run_id))
+
+
+def show_run(run_id: str) -> dict[str, Any]:
+    """Manifest, plan, what was done and seen of it, outcome, answers and score; what is not there yet is empty."""
+    row = open_run(run_id)
+    paths = run_paths(run_id)
+    return {
+        "run": asdict(row),
+        "folder": str(paths.root),
+        "plan": plan_of(run_id),
+        "injections": [line for line in truth.load_history(paths) if line.get("what") != "event"],
+        "outcome": outcome_of(paths),
+        "answers": [_read(path) for path in sorted(paths.answers.glob("*.json"))],
+        "score": _read(paths.score),
+    }
+
+
+def faults_by_component(run_id: str) -> dict[str, str]:
+    """Component -> what is or will be done to it and how far that is, in words; a link counts for both of its ends."""
+    paths = run_paths(run_id)
+    last = {line["fault_id"]: line["what"] for line in truth.load_history(paths) if line.get("fault_id")}
+    words: dict[str, list[str]] = {}
+    for fault in truth.load_plan(paths).get("faults", []):
+        target = fault["target"]
+        for end in {target.get("component"), target.get("src"), target.get("dst")} - {None}:
+            words.setdefault(end, []).append(f"{fault['id']} {fault['kind']}: {last.get(fault['id'], 'planned')}")
+    return {component: "; ".join(told) for component, told in words.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object from disk; empty when it is not there, named when it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        return {"damaged": f"{path.name}: {error}"}
+    return found if isinstance(found, dict) else {"damaged": f"{path.name}: not an object"}
