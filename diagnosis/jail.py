@@ -1,6 +1,6 @@
 """Second stage of the sandbox, run inside fresh namespaces: build a root that holds the evidence alone, drop rights, exec.
 
-``python jail.py SPEC.json``. The new root is a small tmpfs with, read-only: the interpreter's folders, ``/code`` and
+``python jail.py SPEC.json``. The new root is a tmpfs that holds, all read-only: the interpreter's folders, ``/code`` and
 ``/evidence``; writable: ``/work``. Nothing else of the file system exists there, not even ``/proc``. Without namespaces
 (``"root": ""``) only the resource limits are set. Standard library only; it uses the system calls directly because mount(8)
 cannot make a bind read-only in one step without losing flags that an ordinary user may not clear.
@@ -46,7 +46,7 @@ def main(spec: dict[str, Any]) -> None:
 def enter_root(root: Path, binds: dict[str, str]) -> None:
     """Make ``root`` the root: a tmpfs with ``binds`` (path outside -> path inside) read-only and an empty ``/work``."""
     _mount("none", "/", "", MS_REC_PRIVATE, "")
-    _mount("tmpfs", str(root), "tmpfs", MS_NOSUID_NODEV, "size=16m,mode=0755")
+    _mount("tmpfs", str(root), "tmpfs", MS_NOSUID_NODEV, "size=1m,mode=0755")
     for outside, inside in binds.items():
         target = root / inside.lstrip("/")
         if Path(outside).is_symlink():
@@ -54,9 +54,9 @@ def enter_root(root: Path, binds: dict[str, str]) -> None:
             continue
         target.mkdir(parents=True, exist_ok=True)
         _mount(outside, str(target), "", MS_BIND_REC, "")
-        _read_only(target)
-    (root / "work").mkdir(mode=0o777)
-    (root / "work").chmod(0o777)
+    (root / "work").mkdir()
+    _read_only(root)
+    _mount("tmpfs", str(root / "work"), "tmpfs", MS_NOSUID_NODEV, "size=16m,mode=0777")
     os.chdir(root)
     _check(_libc.syscall(SYS_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", MNT_DETACH), "umount")

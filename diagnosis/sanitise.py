@@ -98,7 +98,8 @@ def sanitise_log(lines: Iterable[str], owner: str, known: Rewriting) -> tuple[li
 def sanitise_line(line: str, owner: str, known: Rewriting) -> str:
     """The line with every known identifier rewritten. Raises UnknownToken with the reason when it must be dropped."""
     _refuse_words(line, known)
-    line = "".join(char for char in line if char.isprintable() or char == "\t")
+    if not line.isprintable():
+        line = "".join(char for char in line if char.isprintable() or char == "\t")
     line = _rewrite_owner(line, known)
     for rule in _RULES:
         line = rule(line, owner, known)

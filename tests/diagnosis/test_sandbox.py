@@ -195,7 +195,8 @@ def test_an_ordinary_user_is_isolated_too(run: RunPaths, ordinary_user, scratch:
     (home / "run" / "truth" / "label.json").write_text("secret")
     body = f"""
 seen = os.path.exists({str(home / "run/truth/label.json")!r})
-return said((seen, [n for _, n in socket.if_nameindex()], os.access("/usr", os.W_OK), os.access("/evidence", os.W_OK)))"""
+writable = [path for path in ("/", "/usr", "/code", "/evidence", "/work") if os.access(path, os.W_OK)]
+return said((seen, [n for _, n in socket.if_nameindex()], writable))"""
     process = ordinary_user([sys.executable, "-c", PROGRAM, str(hostile(home, body)), str(home / "run" / "evidence")])
     out, err = process.communicate(timeout=120)
-    assert out.strip() == "namespaces (False, ['lo'], False, False)", err
+    assert out.strip() == "namespaces (False, ['lo'], ['/work'])", err
