@@ -48,11 +48,18 @@ def address_space(pid: int, start_ticks: int) -> dict[str, Any]:
     return {"alive": True, "vm_size_bytes": procfs.vm_size_bytes(pid), "limit_bytes": -1 if limit is None else limit}
 
 
-def link_rate(host: str, side: str, src: str, dst: str, port: int, wait_s: float, window_s: float) -> dict[str, Any]:
+def link_rate(host: str, src: str, dst: str, port: int, wait_s: float, window_s: float) -> dict[str, Any]:
     """Bytes a second on a link's TCP connections, by the kernel's own per-connection counters (`tcpcount.rate`)."""
     from injection import namespace, tcpcount  # netlink: loaded only where it is needed
 
-    return namespace.within(host, lambda: tcpcount.rate(side, src, dst, port, wait_s, window_s))
+    return namespace.within(host, lambda: tcpcount.rate(src, dst, port, wait_s, window_s))
+
+
+def request_rate(dst: str, port: int, least_bytes: float, enough_bytes_per_s: float, wait_s: float) -> dict[str, Any]:
+    """Bytes a second at which requests through a proxy get their answer (`tcpcount.request_rate`)."""
+    from injection import tcpcount
+
+    return tcpcount.request_rate(dst, port, least_bytes, enough_bytes_per_s, wait_s)
 
 
 def link_wait(dst: str, port: int, enough_s: float, wait_s: float) -> dict[str, Any]:
@@ -83,6 +90,7 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "cpu_share": cpu_share,
     "address_space": address_space,
     "link_rate": link_rate,
+    "request_rate": request_rate,
     "link_wait": link_wait,
     "link_survivors": link_survivors,
     "host_queue": host_queue,

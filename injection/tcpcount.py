@@ -23,27 +23,8 @@ Connection = tuple[str, int, str, int]
 Counters = dict[Connection, int]
 
 
-def sent(diag: DiagSocket, src: str, dst: str, port: int) -> Counters:
-    """Bytes acknowledged so far on each connection from `src` to `dst`:`port`: what the link has carried."""
-    return {
-        key: int(info["tcpi_bytes_acked"])
-        for key, info, _ in _connections(diag)
-        if (key[0], key[2], key[3]) == (src, dst, port)
-    }
-
-
-def taken(diag: DiagSocket, src: str, dst: str, port: int) -> Counters:  # noqa: ARG001 - one shape for both sides
-    """Bytes that the listener on `dst`:`port` has read so far from each of its connections: what a proxy has let in."""
-    return {
-        key: int(info["tcpi_bytes_received"]) - unread for key, info, unread in _connections(diag) if key[:2] == (dst, port)
-    }
-
-
-COUNTS: dict[str, Callable[[DiagSocket, str, str, int], Counters]] = {"sent": sent, "taken": taken}
-
-
-def rate(side: str, src: str, dst: str, port: int, wait_s: float, window_s: float) -> dict[str, Any]:
-    """Wait up to `wait_s` for bytes to flow on the link, then count for `window_s`.
+def rate(src: str, dst: str, port: int, wait_s: float, window_s: float) -> dict[str, Any]:
+    """Wait up to `wait_s` for bytes to flow from `src` to `dst`:`port`, then count for `window_s` what is acknowledged.
 
     A connection that appears within the window counts from 0; one that disappears keeps what was last seen of it.
     `seen` is false where nothing flowed in all that time.
@@ -51,7 +32,8 @@ def rate(side: str, src: str, dst: str, port: int, wait_s: float, window_s: floa
     with DiagSocket() as diag:
 
         def count() -> Counters:
-            return COUNTS[side](diag, src, dst, port)
+            flows = ((key, info) for key, info in _connections(diag) if (key[0], key[2], key[3]) == (src, dst, port))
+            return {key: int(info["tcpi_bytes_acked"]) for key, info in flows}
 
         flowing, before = _await_flow(count, wait_s)
         began = time.monotonic()
@@ -60,14 +42,48 @@ def rate(side: str, src: str, dst: str, port: int, wait_s: float, window_s: floa
             time.sleep(SAMPLE_S)
             last.update(count())
         seconds = time.monotonic() - began
-    got = sum(bytes_ - before.get(key, 0) for key, bytes_ in last.items())
+    got = sum(acked - before.get(key, 0) for key, acked in last.items())
     return {
         "seen": flowing or got > 0,
         "connections_count": len(last),
-        "counted_bytes": got,
+        "acked_bytes": got,
         "window_s": round(seconds, 4),
         "rate_bytes_per_s": round(got / seconds, 1),
     }
+
+
+def request_rate(dst: str, port: int, least_bytes: float, enough_bytes_per_s: float, wait_s: float) -> dict[str, Any]:
+    """The slowest request seen on connections dialled to `dst`:`port`: its bytes over the time for which no answer came.
+
+    A relay takes bytes in long before it passes them on, so the dialler's counters alone tell nothing; but no answer comes
+    before the last byte has arrived. Requests below `least_bytes` do not count. Stops once one is slower than enough.
+    """
+    slowest, requests = float("inf"), Requests()
+    deadline = time.monotonic() + wait_s
+    with DiagSocket() as diag:
+        while slowest > enough_bytes_per_s and time.monotonic() < deadline:
+            now = time.monotonic()
+            for key, info in _connections(diag):
+                if key[2:] == (dst, port):
+                    sent, waited_s = requests.seen(key, int(info["tcpi_bytes_acked"]), int(info["tcpi_bytes_received"]), now)
+                    slowest = min(slowest, sent / waited_s) if sent >= least_bytes and waited_s > SAMPLE_S else slowest
+            time.sleep(SAMPLE_S)
+    return {"seen": slowest < float("inf"), "rate_bytes_per_s": round(slowest, 1) if slowest < float("inf") else -1.0}
+
+
+class Requests:
+    """Per connection: bytes sent since the last answer, and since when. Pure bookkeeping over what was seen."""
+
+    def __init__(self) -> None:
+        self._open: dict[Connection, tuple[int, int, float]] = {}
+
+    def seen(self, key: Connection, acked: int, received: int, now_s: float) -> tuple[int, float]:
+        """Bytes of the request under way and seconds since its first were seen; both 0 when there is none."""
+        base, answered, since_s = self._open.get(key, (acked, received, now_s))
+        if received != answered or acked == base:
+            base, answered, since_s = acked, received, now_s
+        self._open[key] = (base, answered, since_s)
+        return acked - base, now_s - since_s
 
 
 def longest_wait(dst: str, port: int, enough_s: float, wait_s: float) -> dict[str, Any]:
@@ -75,7 +91,7 @@ def longest_wait(dst: str, port: int, enough_s: float, wait_s: float) -> dict[st
     longest, deadline = 0.0, time.monotonic() + wait_s
     with DiagSocket() as diag:
         while longest < enough_s and time.monotonic() < deadline:
-            for key, info, _ in _connections(diag):
+            for key, info in _connections(diag):
                 asked_ms, answered_ms = info["tcpi_last_data_sent"], info["tcpi_last_data_recv"]
                 if key[2:] == (dst, port) and info["tcpi_bytes_acked"] > 1 and asked_ms < answered_ms:
                     longest = max(longest, asked_ms / 1000)
@@ -95,9 +111,7 @@ def survivors(dst: str, port: int, age_s: float, wait_s: float) -> dict[str, Any
     with DiagSocket() as diag:
         while True:
             now = time.monotonic()
-            open_now = {
-                key for key, info, _ in _connections(diag) if key[2:] == (dst, port) and info["tcpi_state"] == ESTABLISHED
-            }
+            open_now = {key for key, info in _connections(diag) if key[2:] == (dst, port) and info["tcpi_state"] == ESTABLISHED}
             since = {key: since.get(key, now) for key in since.keys() | open_now}
             old |= {key for key in open_now if now - since[key] > age_s}
             ended, cut = len(since.keys() - open_now), _resets() - resets
@@ -117,14 +131,14 @@ def sending_queue() -> dict[str, Any]:
     return {"root_kind": kinds[0] if kinds else "none", "class_bytes": int(sum(counted))}
 
 
-def _connections(diag: DiagSocket) -> list[tuple[Connection, Any, int]]:
-    """Each TCP connection over IPv4 with its tcp_info and its bytes not yet read."""
+def _connections(diag: DiagSocket) -> list[tuple[Connection, Any]]:
+    """Each TCP connection over IPv4 with its tcp_info."""
     found = []
     for entry in diag.get_sock_stats(family=socket.AF_INET, states=ALIVE_STATES, extensions=INFO):
         info = entry.get_attr("INET_DIAG_INFO")
         if info is not None:
             key = (entry["idiag_src"], entry["idiag_sport"], entry["idiag_dst"], entry["idiag_dport"])
-            found.append((key, info, int(entry["idiag_rqueue"])))
+            found.append((key, info))
     return found
 
 
@@ -134,7 +148,7 @@ def _await_flow(count: Callable[[], Counters], wait_s: float) -> tuple[bool, Cou
     while time.monotonic() < deadline:
         time.sleep(SAMPLE_S)
         now = count()
-        if any(bytes_ > first.get(key, 0) for key, bytes_ in now.items()):
+        if any(acked > first.get(key, 0) for key, acked in now.items()):
             return True, now
         first = now | first
     return False, first

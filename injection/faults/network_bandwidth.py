@@ -19,6 +19,9 @@ FLOW_WAIT_S = 5.0
 WINDOW_S = 1.0
 #: The rate seen may exceed the one asked by this factor: the burst allowance and the window's edges.
 TOLERANCE = 1.3
+#: On a proxy: a request counts from so many seconds' worth of bytes, and is looked for so long.
+LEAST_S = 0.5
+ANSWER_WAIT_S = 12.0
 TOXIC = "rate"
 BYTES_PER_KB = 1000.0
 
@@ -74,28 +77,31 @@ class NetworkBandwidth:
         return state
 
     def verify(self) -> Measurement:
-        """Another process counts the bytes acknowledged on the link's TCP connections."""
-        found = self._ctx.ask("link_rate", self._counted())
-        asked = {"asked_rate_bytes_per_s": self._params.rate_bytes_per_s}
+        """Another process measures, by the kernel's counters of the link's TCP connections."""
+        return self._requests() if self._ctx.backend == "proxy" else self._acknowledged()
+
+    def _acknowledged(self) -> Measurement:
+        """Bytes acknowledged to the sender. Where nothing flows: say so, and show at least the queue where the link leaves."""
+        link, asked = self._link, self._params.rate_bytes_per_s
+        flow = {"host": link.src_host, "src": link.src_address, "dst": link.dst_address, "port": link.dst_port}
+        found = self._ctx.ask("link_rate", {**flow, "wait_s": FLOW_WAIT_S, "window_s": WINDOW_S})
+        measured = {**found, "asked_rate_bytes_per_s": asked}
         if found["seen"]:
-            slow = found["rate_bytes_per_s"] <= TOLERANCE * self._params.rate_bytes_per_s
-            return Measurement(ok=slow, probe="TCP counters of the link", measured={**found, **asked})
-        return self._weaker(found | asked)
-
-    def _counted(self) -> dict[str, Any]:
-        """Which counters: in the virtual cluster what the sender got acknowledged, else what the proxy has let in."""
-        link, proxied = self._link, self._ctx.backend == "proxy"
-        where = {"host": "" if proxied else link.src_host, "side": "taken" if proxied else "sent"}
-        flow = {"src": link.src_address, "dst": link.dst_address, "port": link.dst_port}
-        return {**where, **flow, "wait_s": FLOW_WAIT_S, "window_s": WINDOW_S}
-
-    def _weaker(self, found: dict[str, Any]) -> Measurement:
-        """Nothing flowed: say so, and show at least that the queue stands where the link leaves."""
-        if self._ctx.backend == "proxy":
-            return Measurement(ok=False, probe="TCP counters of the link (nothing flowed)", measured=found)
-        queue = self._ctx.ask("host_queue", {"host": self._link.src_host})
+            slow = found["rate_bytes_per_s"] <= TOLERANCE * asked
+            return Measurement(ok=slow, probe="TCP counters of the link", measured=measured)
+        queue = self._ctx.ask("host_queue", {"host": link.src_host})
         stands = queue["root_kind"] == "htb"
-        return Measurement(ok=stands, probe="byte counter of the queue (nothing flowed)", measured={**found, **queue})
+        return Measurement(ok=stands, probe="byte counter of the queue (nothing flowed)", measured={**measured, **queue})
+
+    def _requests(self) -> Measurement:
+        """Bytes of a request over the time its answer takes, for a proxy takes bytes in before it passes them on."""
+        asked = self._params.rate_bytes_per_s
+        enough = TOLERANCE * asked
+        where = {"dst": self._link.dst_address, "port": self._link.dst_port}
+        limits = {"least_bytes": asked * LEAST_S, "enough_bytes_per_s": enough, "wait_s": ANSWER_WAIT_S}
+        found = self._ctx.ask("request_rate", {**where, **limits})
+        slow = found["seen"] and found["rate_bytes_per_s"] <= enough
+        return Measurement(ok=slow, probe="TCP counters of the dialler", measured={**found, "asked_rate_bytes_per_s": asked})
 
     @staticmethod
     def revert(undo: Undo) -> None:

@@ -4,8 +4,10 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from victim import Victim, wait_until
 
 from injection import procfs
 from injection.fault import RefusedError, Undo
@@ -21,7 +23,6 @@ from injection.faults.process_pause import Params as PauseParams
 from injection.faults.process_pause import ProcessPause
 from injection.measure import ask_here
 from injection.target import NoSuchTargetError
-from victim import Victim, wait_until
 
 
 @pytest.fixture
@@ -146,7 +147,6 @@ def test_contenders_tell_nothing_by_their_name(victim: Victim) -> None:
     fault = CpuContention(victim.context(), Contention(contenders=1))
     fault.arm()
     undo: Undo = fault.undo()
-    with open(f"/proc/{undo['contenders'][0][0]}/cmdline", "rb") as file:
-        command = file.read().lower()
+    command = Path(f"/proc/{undo['contenders'][0][0]}/cmdline").read_bytes().lower()
     CpuContention.revert(undo)
     assert not [word for word in (b"faultline", b"fault", b"inject", b"lab", b"prefect", b"conten") if word in command]
