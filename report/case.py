@@ -21,7 +21,6 @@ class Case:
     score: Record = field(default_factory=dict)
     logs: list[Record] = field(default_factory=list)
     metrics: list[Record] = field(default_factory=list)
-    events: list[Record] = field(default_factory=list)
 
     @property
     def name(self) -> str:

@@ -107,12 +107,12 @@ def exception_text(lines: Sequence[Record]) -> str:
 
 
 def root_of(plan: Record, history: Sequence[Record]) -> Record | None:
-    """Where the fault truly was: component, stage, step, kinds and the instant it took hold. None in an arm without a fault."""
+    """Where the earliest fault truly was: component, stage, step, all kinds, the instant it took hold. None without one."""
     faults = [fault for fault in plan.get("faults", []) if fault.get("kind") != FaultKind.NOOP]
     if not faults:
         return None
     expected = (plan.get("expected") or {}).get("root") or {}
-    first = faults[0]
+    first = min(faults, key=lambda fault: int((fault.get("trigger") or {}).get("step", -1)))
     trigger, target = first.get("trigger") or {}, first.get("target") or {}
     applied = next((line for line in history if line.get("what") == "applied" and line.get("fault_id") == first["id"]), None)
     return {

@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, Patch
 
 from report.case import Case
 from report.drawing import ERROR, FAULT, INK, LINE, MUTED, PAPER, STAGE_COLOURS, bare, drawing, printable, to_svg
-from report.outcome import errors_of
+from report.outcome import errors_of, seam_events
 from storage.records import FaultKind, Role
 
 #: Steps shown before the one of the fault.
@@ -73,7 +73,7 @@ def window_of(case: Case) -> Window | None:
 
 def rows_of(case: Case) -> list[str]:
     """Components from top to bottom: the controller, then all others the run knows of, by name."""
-    known = {str(row["component"]) for row in [*case.logs, *case.events]}
+    known = {str(row["component"]) for row in [*case.logs, *seam_events(case.history)]}
     known |= {str(row["component"]) for row in case.metrics if row["metric"] == _ACTIVITY and row["component"] != row["host"]}
     for place in (case.outcome.get("root"), case.outcome.get("first_error")):
         known |= {place["component"]} if place else set()

@@ -23,7 +23,7 @@ def outcome_of(paths: RunPaths) -> dict[str, Any]:
     return open_case(paths, tables=("logs",)).outcome
 
 
-def open_case(paths: RunPaths, tables: tuple[str, ...] = ("logs", "metrics", "events")) -> Case:
+def open_case(paths: RunPaths, tables: tuple[str, ...] = ("logs", "metrics")) -> Case:
     """Everything the experimenter's side knows of a run. Unknown run id: ValueError; all else missing is a named gap."""
     if not paths.root.is_dir():
         raise ValueError(f"unknown run: {paths.run_id}")

@@ -126,7 +126,7 @@ class Writer:
     def prove(self, what: str, about: str) -> None:
         """A receipt in the history."""
         receipt = Receipt("f1", about, ok=True, probe="bytes", measured={}, wall_s=self.now, mono_s=self.now - START_S)
-        self.write(what, **to_dict(receipt))
+        self.write(what, fault_id="f1", ok=True, receipt=to_dict(receipt))
 
     def metric(self, component: str, step: int, stage: str, name: str, unit: str, value: float) -> None:
         """A metrics row."""
