@@ -7,6 +7,7 @@ from typing import Any
 
 from report import outcome as facts
 from report.case import Case
+from report.sampled import SAMPLED
 from storage import schemas
 from storage.layout import RunPaths
 from storage.manifest import load_manifest
@@ -34,6 +35,8 @@ def open_case(paths: RunPaths, tables: tuple[str, ...] = ("logs", "metrics")) ->
     state = _attempt(lambda: load_manifest(paths).state, "unknown", "manifest", gaps)
     score = _attempt(lambda: json.loads(paths.score.read_text()), {}, "score", gaps) if paths.score.exists() else {}
     rows = {table: rows_of(paths, table, gaps) for table in tables}
+    if "metrics" in rows:  # most rows of the sampler are for those who query; keeping them would cost ten times the memory
+        rows["metrics"] = [row for row in rows["metrics"] if row["step"] >= 0 or row["metric"] in SAMPLED]
     outcome = {
         "run_id": paths.run_id,
         **{key: plan.get(key, "") for key in ("scenario", "arm", "seed", "profile", "place")},
@@ -74,7 +77,7 @@ def rows_of(paths: RunPaths, table: str, gaps: list[str]) -> list[dict[str, Any]
     """All readable rows of a table by time; unreadable segments and an absent table are named in `gaps`."""
     read, problems = read_table(paths.table(table), schemas.TABLES[table])
     gaps += [f"{table}: {problem}" for problem in problems]
-    rows: list[dict[str, Any]] = [row for row in read.to_pylist() if row["wall_s"] is not None and row["component"] is not None]
+    rows: list[dict[str, Any]] = [row for row in read.to_pylist() if None not in (row["wall_s"], row["component"], row["step"])]
     if not rows:
         gaps.append(f"{table}: no rows")
     return sorted(rows, key=lambda row: float(row["wall_s"]))

@@ -18,8 +18,8 @@ from tasks.outcome import open_case
 __all__ = ["markdown_table", "result_table", "text_table", "write_report"]
 
 
-def write_report(run_ids: Sequence[str], name: str) -> Path:
-    """Write the page of `run_ids` and return its path; a page of that name is replaced.
+def write_report(run_ids: Sequence[str], name: str, baseline_ids: Sequence[str] | None = None) -> Path:
+    """Write the page of `run_ids` and return its path; a page of that name is replaced. Baselines as in `compare_runs`.
 
     ValueError names a run that does not exist or a name that is no file name. Whatever a run lacks is named on the page.
     """
@@ -27,7 +27,7 @@ def write_report(run_ids: Sequence[str], name: str) -> Path:
         raise ValueError(f"not a report name: {name!r}; letters, digits, '.', '_' and '-' only")
     cases = [open_case(run_paths(run_id)) for run_id in dict.fromkeys(run_ids)]
     known = known_cases(cases)
-    comparison = compare_cases(cases, known, None)
+    comparison = compare_cases(cases, known, baseline_ids)
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     path = reports_dir() / f"{name}.html"
     write_atomic(path, render(name, cases, comparison, bands_of(comparison, cases), made).encode("utf-8", "replace"))
