@@ -112,7 +112,8 @@ def stage_of(message: str) -> str:
 
 def _last(pattern: re.Pattern[str], text: str) -> str:
     # A line ends with its own id; one quoted from another's answer, traceback and all, stands before it.
-    return (pattern.findall(text) or [""])[-1]
+    found = [match[1] for match in pattern.finditer(text)]
+    return found[-1] if found else ""
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:
