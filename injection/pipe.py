@@ -103,6 +103,15 @@ class Pipe:
         if self._nap is not None and not self._nap.done():
             self._nap.set_result(None)
 
+    def appetite(self) -> int:
+        """The most to receive at once: a shaped direction takes in no more than it can soon pass."""
+        return self._piece_bytes(BUFFER_BYTES)
+
+    def _piece_bytes(self, most: int) -> int:
+        """The most that may pass at once, up to ``most``."""
+        sizes = [size for effect in self._effects.values() if (size := effect.piece_bytes()) is not None]
+        return min([most, *sizes])
+
     def feed(self, data: bytes) -> None:
         """Data came from the source."""
         if self._deliverer is None and not self._effects:
@@ -145,8 +154,7 @@ class Pipe:
 
     def _cut(self, piece: Piece) -> Piece:
         """The largest part of the piece that may pass at once; the rest goes back to the head of the queue."""
-        sizes = [size for effect in self._effects.values() if (size := effect.piece_bytes()) is not None]
-        size = min(sizes, default=len(piece.data))
+        size = self._piece_bytes(len(piece.data))
         if size >= len(piece.data):
             return piece
         self._queue.appendleft(Piece(piece.data[size:], piece.arrived, piece.draw))

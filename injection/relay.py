@@ -48,7 +48,7 @@ class End(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the protocol's signature
         """Where to receive into."""
-        return memoryview(self._buffer)
+        return memoryview(self._buffer)[: self.outgoing.appetite()]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Received."""

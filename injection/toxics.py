@@ -93,8 +93,8 @@ class Bandwidth(Effect):
         return max(1, int(self.rate * 1000 * PIECE_S))
 
     def buffer_bytes(self) -> int:
-        """Little: what waits here is what the sender believes sent."""
-        return 1 << 16
+        """Two pieces: what waits here is what the sender believes sent, so the intake keeps the rate too."""
+        return 2 * self.piece_bytes()
 
     async def hold(self, pipe: Pipe, piece: Piece) -> bool:
         """Until the link was free for as long as the piece takes."""

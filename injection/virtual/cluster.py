@@ -10,6 +10,19 @@ from pathlib import Path
 from injection.keeper_client import KeeperClient, KeptProcess, PlaceError, make_scratch
 from injection.virtual.addresses import component_addresses, host_addresses
 
+#: A new world for the command that follows. --kill-child: if `unshare` itself is killed, PID 1 goes too.
+UNSHARE = (
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "--uts",
+    "--net",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
 HOSTS = ("control", "trainers", "rollouts")
 
 
@@ -33,9 +46,7 @@ class VirtualCluster:
             own[host].append(self._components[component])
         self.scratch = make_scratch()
         init = [sys.executable, "-m", "injection.virtual.init", str(self.scratch), json.dumps(own)]
-        # --kill-child: if `unshare` itself is killed, PID 1 goes too.
-        unshare = ["unshare", "--user", "--map-root-user", "--mount", "--uts", "--net", "--pid", "--fork", "--kill-child"]
-        self._keeper = KeeperClient([*unshare, "--mount-proc", *init], self.scratch)
+        self._keeper = KeeperClient([*UNSHARE, *init], self.scratch)
 
     def host_address(self, host: str) -> str:
         """The address of a host's ``eth0``."""

@@ -63,6 +63,7 @@ class Server:
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     server = Server(getattr(request, "param", "echo"))
     yield server
+    server.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts; closing alone would not
     server.listener.close()
 
 
@@ -136,18 +137,18 @@ def test_bytes_pass_unharmed_and_half_closed(api: Api, server: Server) -> None:
         sender.join()
 
 
-def test_a_dead_upstream_looks_refused_and_may_come_later(api: Api, server: Server) -> None:
+def test_a_dead_upstream_looks_refused_and_may_come_later(api: Api) -> None:
     """Nobody listening upstream resets the client; once somebody listens, the same link works."""
-    port = server.listener.getsockname()[1]
-    server.listener.close()
-    address = link(api, server)
-    with dial(address) as connection, pytest.raises(ConnectionResetError):
-        connection.recv(1)
-    with socket.create_server(("127.0.0.1", port)) as listener, dial(address) as connection:
-        accepted = listener.accept()[0]
-        connection.sendall(b"hello")
-        assert exactly(accepted, 5) == b"hello"
-        accepted.close()
+    with socket.socket() as upstream:
+        upstream.bind(("127.0.0.1", 0))  # bound, so that nobody else gets the port, but not listening
+        one = {"name": "one", "listen": "127.0.0.1:0", "upstream": f"127.0.0.1:{upstream.getsockname()[1]}"}
+        address = ("127.0.0.1", int(api("POST", "/proxies", one)[1]["listen"].split(":")[1]))
+        with dial(address) as connection, pytest.raises(ConnectionResetError):
+            connection.recv(1)
+        upstream.listen()
+        with dial(address) as connection, upstream.accept()[0] as accepted:
+            connection.sendall(b"hello")
+            assert exactly(accepted, 5) == b"hello"
 
 
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
@@ -225,6 +226,28 @@ def test_a_slow_link_holds_its_sender_back(api: Api, server: Server) -> None:
                 taken += connection.send(bytes(65536))
         assert taken < 3 << 20
         assert server.received <= 10_000 * 10
+
+
+@pytest.mark.parametrize("server", ["sink"], indirect=True)
+def test_the_intake_of_a_slow_link_keeps_its_rate(api: Api, server: Server) -> None:
+    """The relay reads no faster than it may pass on: its receive buffer stays full while the link is slow."""
+    address = link(api, server)
+    with dial(address) as connection:
+        toxic(api, "bandwidth", "upstream", rate=10)
+        connection.sendall(bytes(100_000))
+        time.sleep(1)
+        unread = receive_queue(address[1], connection.getsockname()[1])
+        assert 100_000 - unread - server.received < 4_000
+        assert unread > 50_000
+
+
+def receive_queue(port: int, peer: int) -> int:
+    """Bytes that the kernel holds for the reader of the connection at local ``port`` from ``peer``."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues = line.split()[:5]
+        if int(local.split(":")[1], 16) == port and int(remote.split(":")[1], 16) == peer:
+            return int(queues.split(":")[1], 16)
+    raise AssertionError("no such connection")
 
 
 def test_reset_peer_resets_old_and_new_connections_at_their_next_data(api: Api, server: Server) -> None:

@@ -1,0 +1,161 @@
+"""What this host allows, and why not the rest. Every answer comes from trying, in namespaces of our own, not from a version.
+
+``python -m injection.preflight`` is the part that runs inside such namespaces; it prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from injection import kernel
+from injection.keeper_client import PlaceError, clean_environment, make_scratch
+from injection.virtual.cluster import UNSHARE
+
+TRY_S = 30.0
+#: What "no such file or directory" means of a queue or device.
+LACKING = "it was built without it"
+#: Settings that refuse namespaces, with the value that does and what to tell.
+REFUSING_SETTINGS = (
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone is 0"),
+    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor restricts user namespaces"),
+    ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces is 0"),
+    ("/proc/sys/user/max_net_namespaces", "0", "user.max_net_namespaces is 0"),
+)
+#: What the cluster's network is made of, and the queues that could shape it.
+QUEUES = ("htb", "tbf", "netem")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether the host allows ``backend``; ``reason`` says what it serves, or why it cannot be had."""
+
+    backend: str
+    available: bool
+    reason: str
+
+
+def checks() -> tuple[Check, ...]:
+    """Try everything; takes about half a second and leaves nothing behind."""
+    namespaces = _namespaces()
+    found = _inside() if namespaces.available else {}
+    network = [_device(found, kind) for kind in ("bridge", "veth")]
+    cluster = next((check for check in (namespaces, *network) if not check.available), None)
+    return (
+        Check("virtual-cluster", cluster is None, cluster.reason if cluster else "several hosts in namespaces of one user"),
+        _plain_host(),
+        *(_queue(found, kind, cluster) for kind in QUEUES),
+        _relay(),
+        _processors(),
+    )
+
+
+def best_place() -> str:
+    """``virtual-cluster`` where this host allows it, else ``plain-host``."""
+    return "virtual-cluster" if checks()[0].available else "plain-host"
+
+
+def _namespaces() -> Check:
+    if shutil.which("unshare") is None:
+        return Check("namespaces", available=False, reason="the program unshare (util-linux) is not installed")
+    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, timeout=TRY_S, check=False)
+    if tried.returncode == 0:
+        return Check("namespaces", available=True, reason="")
+    said = (tried.stderr.strip().splitlines() or ["unshare failed without a word"])[-1]
+    causes = [told for path, value, told in REFUSING_SETTINGS if _setting(path) == value]
+    return Check("namespaces", available=False, reason="; ".join([said, *causes]))
+
+
+def _setting(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _inside() -> dict[str, str]:
+    """Name -> "" where it works inside namespaces, or the kernel's refusal."""
+    argv = [*UNSHARE, sys.executable, "-m", "injection.preflight"]
+    tried = subprocess.run(argv, capture_output=True, text=True, timeout=TRY_S, check=False, env=clean_environment())
+    if tried.returncode != 0:
+        return {}
+    found: dict[str, str] = json.loads(tried.stdout)
+    return found
+
+
+def _device(found: dict[str, str], kind: str) -> Check:
+    trouble = found.get(kind, "not tried")
+    return Check(kind, not trouble, f"this kernel refuses {kind} devices: {trouble}")
+
+
+def _queue(found: dict[str, str], kind: str, cluster: Check | None) -> Check:
+    name = f"kernel {kind}"
+    if cluster is not None:
+        return Check(name, available=False, reason=f"needs the virtual cluster: {cluster.reason}")
+    trouble = found.get(kind, "not tried")
+    return Check(
+        name, not trouble, f"this kernel refuses {kind}: {trouble}" if trouble else f"{kind} queues on a virtual host's eth0"
+    )
+
+
+def _plain_host() -> Check:
+    try:
+        make_scratch().rmdir()
+    except (PlaceError, OSError) as error:
+        return Check("plain-host", available=False, reason=str(error))
+    return Check("plain-host", available=True, reason="this machine itself, one host")
+
+
+def _relay() -> Check:
+    try:
+        socket.create_server(("127.0.0.1", 0)).close()
+    except OSError as error:
+        return Check("proxy", available=False, reason=f"cannot listen on loopback: {error}")
+    return Check("proxy", available=True, reason="delay, bandwidth and reset of links on the plain host; bytes, not packets")
+
+
+def _processors() -> Check:
+    count = len(os.sched_getaffinity(0))
+    share = "target and contenders can have a core of their own" if count > 1 else "one core only: contention hits all"
+    return Check("process", available=True, reason=f"kill, pause, cpu-contention, memory-pressure; {count} cores, {share}")
+
+
+def try_inside() -> dict[str, str]:
+    """Make a bridge, a veth pair and each queue, in a network namespace of its own; name -> "" or the refusal."""
+    kernel.unshare(kernel.CLONE_NEWNET)  # whoever calls it, nothing is made in a network that others use
+    from pyroute2 import IPRoute, NetlinkError
+
+    def attempt(act: Callable[[], Any]) -> str:
+        try:
+            act()
+        except NetlinkError as error:
+            return LACKING if error.code == errno.ENOENT else os.strerror(error.code)
+        return ""
+
+    with IPRoute() as netlink:
+        found = {"bridge": attempt(lambda: netlink.link("add", ifname="br0", kind="bridge"))}
+        found["veth"] = attempt(lambda: netlink.link("add", ifname="v0", kind="veth", peer="v1"))
+        device = 0 if found["veth"] else netlink.link_lookup(ifname="v0")[0]
+        options: dict[str, dict[str, Any]] = {
+            "htb": {"default": 0},
+            "tbf": {"rate": 100_000, "burst": 10_000, "latency": "50ms"},
+            "netem": {"delay": 1000},
+        }
+        for kind in QUEUES:
+            found[kind] = attempt(lambda kind=kind: netlink.tc("add", kind, device, 0x10000, **options[kind]))  # type: ignore[misc]
+            if not found[kind]:
+                netlink.tc("del", index=device, root=True)
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(try_inside()))
