@@ -7,7 +7,7 @@ from typing import Any
 
 from report.case import Case
 from report.outcome import headline
-from report.verdicts import verdict_line, verdicts
+from report.verdicts import NOT_DIAGNOSED, verdict_line, verdicts
 
 Row = dict[str, Any]
 
@@ -54,11 +54,27 @@ def _step(root: Row | None, final: Row | None) -> str:
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """Columns padded for a terminal; long cells are cut at 48 characters."""
-    cells = [list(COLUMNS.values()), *([_cut(str(row.get(key, "")), 48) for key in COLUMNS] for row in rows)]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(COLUMNS))]
+    """For a terminal: a line a run, and below it, indented, why it does not count, its first error, and who found it."""
+    heads = ("cell", "valid", "root -> error", "step", "as expected", "impact")
+    cells = [heads, *(_short(row) for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    told = [line for row, text in zip(rows, lines[1:], strict=True) for line in (text, *_details(row))]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(heads) - 1)), *told])
+
+
+def _short(row: Row) -> tuple[str, ...]:
+    route = row["root"] if row["root"] == row["error"] else f"{row['root']} -> {row['error']}"
+    return (_cut(row["cell"], 44), row["valid"].split(":")[0], _cut(route, 64), row["step"], row["expected"], row["impact"])
+
+
+def _details(row: Row) -> list[str]:
+    shown = {
+        "invalid": row["valid"].partition(": ")[2],
+        "first error": row["first_error"],
+        "diagnosed": "" if row["diagnosed"] == NOT_DIAGNOSED else row["diagnosed"],
+    }
+    return [f"    {name}: {_cut(text, 116)}" for name, text in shown.items() if text]
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

@@ -14,6 +14,8 @@ from report.proportion import Proportion
 #: Grains shown, from coarse to exact; `diagnosis.score` defines them.
 GRAINS = ("stage", "role", "component", "kind", "joint")
 
+NOT_DIAGNOSED = "not diagnosed"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -76,7 +78,7 @@ def _verdict(entry: Mapping[str, Any]) -> Verdict:
 def verdict_line(judged: Sequence[Verdict]) -> str:
     """Who was right, who was partly right, and how many were neither; "not diagnosed" without answers."""
     if not judged:
-        return "not diagnosed"
+        return NOT_DIAGNOSED
     by_outcome: dict[str, list[str]] = {}
     for verdict in judged:
         by_outcome.setdefault(verdict.outcome, []).append(verdict.who)

@@ -116,9 +116,11 @@ def test_run_without_records_is_a_gap_on_the_page():
 
 
 def test_tables_have_a_line_a_run():
-    """Text and Markdown tables have a head, a rule and one line a run, also for none."""
+    """Tables have a head, a rule and one line a run, also for none; the terminal's tells the first error below it."""
     rows = result_table([write_run(worker_lost()).run_id, write_run(Synthetic()).run_id])
     assert set(rows[0]) == {"run_id", *COLUMNS}
     assert rows[0]["error"] == "train on controller" and rows[0]["expected"] == "yes"
-    assert len(text_table(rows).splitlines()) == len(markdown_table(rows).splitlines()) == 4
-    assert len(text_table([]).splitlines()) == 2
+    assert len(markdown_table(rows).splitlines()) == 4 and len(text_table([]).splitlines()) == 2
+    lines = text_table(rows).splitlines()
+    assert max(len(line) for line in lines) <= 160 and sum(not line.startswith("    ") for line in lines) == 4
+    assert any(line.startswith("    first error: controller: FrameworkError") for line in lines)
