@@ -82,13 +82,17 @@ def _error(row: Record, stage: str, step: int, text: str, source: str) -> Record
 
 
 def final_error(errors: Sequence[Record]) -> Record | None:
-    """How the controller ended: the stage its last announced error names, and the text of the exception that ended it."""
+    """How the controller ended: the stage its last announced error names, and the text of the exception that ended it.
+
+    ``seen_on`` is the component with the first error in that stage and step: who told the controller.
+    """
     announced = [error for error in errors if error["source"] == "seam" and error["role"] == Role.CONTROLLER]
     lines = [error for error in errors if error["source"] == "log" and error["role"] == Role.CONTROLLER]
     if not announced and not lines:
         return None
     last = announced[-1] if announced else lines[-1]
-    return {**last, "text": headline(last["text"]) or exception_text(lines), "last_line": lines[-1]["text"] if lines else ""}
+    there = [error for error in errors if (error["stage"], error["step"]) == (last["stage"], last["step"])]
+    return {**last, "text": headline(last["text"]) or exception_text(lines), "seen_on": there[0]["component"]}
 
 
 def headline(text: str, limit: int = 240) -> str:

@@ -39,7 +39,7 @@ def result_row(case: Case) -> Row:
         "cell": case.name,
         "valid": "yes" if outcome["valid"] else "no: " + "; ".join(outcome["invalid_because"]),
         "root": f"{root['stage']} on {root['component']}" if root else "no fault",
-        "error": f"{final['stage'] or 'unknown stage'} on {final['component']}" if final else "no error",
+        "error": f"{final['stage'] or 'unknown stage'} on {final['seen_on']}" if final else "no error",
         "step": _step(root, final),
         "first_error": f"{first['component']}: {headline(first['text'], 120)}" if first else "",
         "expected": "" if expected is None else "yes" if expected["came_true"] else "no",
