@@ -37,7 +37,7 @@ STAGE_WORDS: tuple[tuple[str, str], ...] = (
 
 #: Kinds that the words of an error suggest, likeliest first. Written from what the operating system and HTTP clients say.
 KIND_WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (r"allocate memory|out of memory|MemoryError|bad_alloc|alloc_cpu", ("memory-pressure",)),
+    (r"allocate memory|out of memory|\bMemoryError|bad_alloc|alloc_cpu", ("memory-pressure",)),
     (r"reset by peer|Connection aborted|RemoteDisconnected|[Bb]roken pipe", ("process-kill", "network-reset")),
     (r"[Cc]onnection refused|exit (code|status) -?\d+|SIGKILL|[Kk]illed", ("process-kill",)),
     (r"[Tt]imed? ?-?out", ("network-bandwidth", "network-delay", "process-pause", "cpu-contention")),
@@ -70,6 +70,12 @@ def named_components(text: str, vocabulary: Vocabulary) -> tuple[str, ...]:
     """Components whose neutral names occur in the text, in order of first occurrence."""
     found = {name: text.find(name) for name in vocabulary.components}
     return tuple(sorted((name for name, at in found.items() if at >= 0), key=found.__getitem__))
+
+
+def says_something(text: str, vocabulary: Vocabulary) -> bool:
+    """Whether the text holds any clue at all: a component, a stage, or words that suggest a kind."""
+    hints_kind = any(re.search(pattern, text) for pattern, _ in KIND_WORDS)
+    return hints_kind or bool(told_stage(text)) or bool(named_components(text, vocabulary))
 
 
 def suggested_kinds(text: str, vocabulary: Vocabulary) -> tuple[str, ...]:

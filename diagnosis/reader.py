@@ -40,9 +40,14 @@ class LogRecord:
     text: str
 
     @property
+    def logged_as_error(self) -> bool:
+        """Of level ERROR or above."""
+        return self.level in ("ERROR", "CRITICAL")
+
+    @property
     def is_error(self) -> bool:
         """Logged as an error, or carrying a traceback that nobody logged as one."""
-        return self.level in ("ERROR", "CRITICAL") or "Traceback (most recent call last)" in self.text
+        return self.logged_as_error or "Traceback (most recent call last)" in self.text
 
 
 @dataclass

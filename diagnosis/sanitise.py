@@ -44,11 +44,17 @@ _RANKS = re.compile(
     r"\b((?:dp_|global_|local_)?rank|worker)([ =:#]+)(\d+)\b|\b(ranks|workers|worker\(s\))([ =:#]+)\[(\d+(?:, ?\d+)*)\]",
     re.IGNORECASE,
 )
+_SHARD = re.compile(r"\bshard(\d+)\b")
+_NEUTRAL_LIST = re.compile(r"w-[0-9a-f]{4}(?:, w-[0-9a-f]{4})+")
 _ROLE_WORD = re.compile(r"train|rollout|reference", re.IGNORECASE)
 _HOST_PLACE = r"(?P<lead>\bhost(?:name)?[ =:]+['\"]?|@)(?P<host>{hosts})\b"
-_ABSOLUTE = re.compile(r"(?P<lead>^|(?:GET|PUT|POST|HEAD|DELETE|url:) |[\s\"'(=\[,<~])(?P<path>/[\w.@+%-]+(?:/[\w.@+%-]*)*)")
-#: Absolute paths that are requests of the job's own protocol, or were compiled into a library far from here.
-_REQUEST = re.compile(r"^(GET|PUT|POST|HEAD|DELETE|url:) $")
+#: A slash that begins a path: not within one, not after a word, not the two of a URL.
+_ABSOLUTE = re.compile(
+    r"(?P<lead>(?:GET|PUT|POST|HEAD|DELETE|url:) )?"
+    r"(?P<path>(?:(?<![\w./%+@:-])|(?<=:)(?!//\w)|(?<=//)|(?=/(?:home|root|tmp|usr|var|opt|etc)/))"
+    r"/(?=[\w.@+%-]*[A-Za-z_])[\w.@+%-]+(?:/[\w.@+%-]*)*)"
+)
+#: Absolute paths that are requests of the job's own protocol, or that were compiled into a library far from here.
 _KNOWN_PATH = re.compile(r"^/(v1|api/v1|call|health|create_engine|event|score|pytorch)(/|$)")
 
 
@@ -147,7 +153,7 @@ def _paths(line: str, _owner: str, known: Rewriting) -> str:
     for prefix, substitute in known.roots:
         line = re.sub(rf"{re.escape(prefix)}(?=/|\b)/?", substitute, line)
     for match in _ABSOLUTE.finditer(line):
-        if not (_REQUEST.match(match["lead"]) or _KNOWN_PATH.match(match["path"])):
+        if not (match["lead"] or _KNOWN_PATH.match(match["path"])):
             raise UnknownToken("unknown path")
     return line
 
@@ -185,7 +191,9 @@ def _processes(line: str, _owner: str, known: Rewriting) -> str:
 
 
 def _components(line: str, _owner: str, known: Rewriting) -> str:
-    return _RANKED.sub(lambda m: _component(m[1], m[2], known), line)
+    """Lists of names are sorted: their order would tell the ranks."""
+    line = _RANKED.sub(lambda m: _component(m[1], m[2], known), line)
+    return _NEUTRAL_LIST.sub(lambda m: ", ".join(sorted(m[0].split(", "))), line)
 
 
 def _component(role: str, rank: str, known: Rewriting) -> str:
@@ -204,10 +212,10 @@ def _ranks(line: str, owner: str, known: Rewriting) -> str:
             raise UnknownToken("unknown rank")
         if match[3]:
             return f"{match[1]}{match[2]}{_component(before[-1], match[3], known)}"
-        named = sorted(_component(before[-1], rank, known) for rank in match[6].split(","))
+        named = [_component(before[-1], rank, known) for rank in match[6].split(",")]
         return f"{match[4]}{match[5]}[{', '.join(named)}]"
 
-    return _RANKS.sub(neutral, line)
+    return _SHARD.sub(lambda m: f"shard of {_component('train', m[1], known)}", _RANKS.sub(neutral, line))
 
 
 def _host_names(line: str, _owner: str, known: Rewriting) -> str:

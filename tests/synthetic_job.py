@@ -112,9 +112,9 @@ def _failure(step: str, failed: str) -> list[str]:
     return [
         step.format(15, 250, "ERROR", "controller", told),
         step.format(15, 300, "ERROR", "controller", "An error occurred during training, scheduler begin cleanup resource."),
+        step.format(15, 400, "INFO", "controller", "Stopping job with UID: 7f3a"),
+        step.format(16, 0, "INFO", "controller", "scheduler cleanup_jobs finished"),
         "Traceback (most recent call last):",
         f'  File "{Path(__file__).resolve().parent.parent}/rlhf/controller.py", line 61, in run_step',
         f"rlhf.rpc.RemoteError: {told}",
-        step.format(15, 400, "INFO", "controller", "Stopping job with UID: 7f3a"),
-        step.format(16, 0, "INFO", "controller", "scheduler cleanup_jobs finished"),
     ]

@@ -6,12 +6,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from synthetic_job import CANARY, ROLES, make_run
 
 from diagnosis.case import CaseSource, build_case, neutral_names
 from diagnosis.sanitise import FORBIDDEN
 from diagnosis.topology import read_topology
 from storage.layout import RunPaths
+from tests.synthetic_job import CANARY, ROLES, make_run
 
 
 def build(paths: RunPaths, seed: int, name: str = "evidence") -> tuple[dict[str, object], dict[str, str], Path]:

@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import pytest
-from synthetic_job import make_run
 
 from diagnosis.diagnosers import error_code, first_error, guess, last_error
 from diagnosis.reader import EvidenceReader
@@ -12,6 +11,7 @@ from storage.layout import RunPaths
 from storage.records import Cause, Diagnosis
 from storage.truth import load_names
 from tasks.seal import seal_run
+from tests.synthetic_job import make_run
 
 
 def ask(paths: RunPaths, diagnoser, tier: str) -> Diagnosis:
@@ -63,6 +63,13 @@ def test_words_suggest_the_kind(tmp_path: Path) -> None:
     assert ask(sealed(tmp_path, rollout1=oom), first_error, "T1").ranked[0] == Cause("rollout1", "rollout", "memory-pressure")
     dead = "2026-10-10 12:00:03.500 ERROR controller: Connection refused by 10.98.0.106:7001\n"
     assert ask(sealed(tmp_path, controller=dead), first_error, "T0").ranked[0] == Cause("train1", "train", "process-kill")
+
+
+def test_a_batch_in_memory_is_no_memory_error(tmp_path: Path) -> None:
+    """ "DistributedBatchMemoryError" contains "MemoryError" and has nothing to do with memory pressure."""
+    text = "2026-10-10 12:00:02.500 ERROR controller: FrameworkError: DistributedBatchMemoryError: Batch size mismatch\n"
+    [first, *_] = ask(sealed(tmp_path, "noop", controller=text), error_code, "T0").ranked
+    assert first == Cause("controller", "train", "process-kill")
 
 
 def test_healthy_run_blames_nobody(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_job import make_run
 
 from diagnosis import sandbox
 from diagnosis.sandbox import Limits, attempt, builtin, namespaces_allowed
 from storage.layout import RunPaths
 from tasks.seal import seal_run
+from tests.synthetic_job import make_run
 
 #: A hostile diagnoser answers what it got hold of as its reason.
 HEADER = """

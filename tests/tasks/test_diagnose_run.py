@@ -2,11 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic_job import make_run
 
 from storage.layout import RunPaths
 from tasks.diagnose import diagnose_run
 from tasks.seal import seal_run
+from tests.synthetic_job import make_run
 
 
 @pytest.fixture

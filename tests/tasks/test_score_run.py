@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from synthetic_job import make_run
 
 from storage.layout import RunPaths
 from storage.truth import load_names, save_salt
 from tasks.diagnose import diagnose_run
 from tasks.score import SealBrokenError, score_run
 from tasks.seal import seal_run
+from tests.synthetic_job import make_run
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic_job import CANARY, FAULT, make_run
 
 from storage.records import Label
 from storage.seal import commit, verify_seal
 from storage.truth import load_label, load_names, load_salt
 from tasks.seal import commitment, committed, label_of, seal_run
+from tests.synthetic_job import CANARY, FAULT, make_run
 
 
 def test_sealing_writes_label_names_and_commitment(tmp_path: Path) -> None:
