@@ -46,3 +46,4 @@ class HostPlace:
     def close(self) -> None:
         """End every process of the place; idempotent."""
         self._keeper.close()
+        self._keeper.end_strays()

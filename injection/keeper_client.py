@@ -11,14 +11,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from injection.keeper import SOCKET_NAME
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: Longest scratch path, so that unix sockets in it stay below the kernel's 108 bytes.
 MAX_SCRATCH = 59
+#: Environment variable by which a process is known to belong to a place.
+MARK = "SITE"
 START_S = 30.0
 END_S = 20.0
 ANSWER_S = 30.0
@@ -108,11 +113,19 @@ class KeeperClient:
             raise OSError(answer["errno"], answer["error"]) if answer["errno"] else ValueError(answer["error"])
         return answer
 
+    def end_strays(self) -> None:
+        """Kill what a keeper that was itself killed could not: processes that carry the place's mark in their environment."""
+        mark = f"{MARK}={self.scratch}".encode()
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.Error):
+                if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                    process.kill()
+
     def spawn(self, argv: list[str], host: str, log: Path, env: dict[str, str] | None, cwd: Path | None) -> KeptProcess:
         """Start a process; see `injection.place.Place.spawn`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         folder = str((cwd or self.scratch).resolve())
-        full = clean_environment(env)
+        full = clean_environment(env) | {MARK: str(self.scratch)}
         answer = self.ask({"do": "spawn", "argv": argv, "host": host, "log": str(log.resolve()), "env": full, "cwd": folder})
         return KeptProcess(self, answer["key"], answer["pid"])
 

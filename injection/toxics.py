@@ -98,7 +98,7 @@ class Bandwidth(Effect):
 
     async def hold(self, pipe: Pipe, piece: Piece) -> bool:
         """Until the link was free for as long as the piece takes."""
-        start = max(time.monotonic(), pipe.free_at)
+        start = max(time.monotonic() - PIECE_S, pipe.free_at)  # a timer's lateness, up to a piece, is made good
         while pipe.suffers(self):
             pipe.free_at = start + len(piece.data) / (self.rate * 1000)
             late = pipe.free_at - time.monotonic()

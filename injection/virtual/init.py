@@ -48,7 +48,9 @@ def end_everything() -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """See the module. Refuses to be anything but PID 1: elsewhere its mounts would be the machine's own."""
+    if os.getpid() != 1:
+        raise SystemExit("injection.virtual.init is the first process of a PID namespace or nothing")
     build(json.loads(sys.argv[2]))
     Keeper(Path(sys.argv[1]), host_namespaces, end_everything).serve()
 

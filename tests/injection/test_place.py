@@ -154,3 +154,23 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
     """The answer names what was asked for and what there is."""
     with pytest.raises(PlaceError, match=r"moon.*virtual-cluster, plain-host"):
         open_place("moon", {})
+
+
+def test_a_killed_keeper_leaves_nothing_once_closed(place: Place, scratch: Path) -> None:
+    """After kill -9 of the process that keeps the place, the place says that it is gone, and close ends what is left."""
+    seconds = "98764"
+    process = place.spawn(["sh", "-c", f"sleep {seconds} & setsid sleep {seconds}"], host=place.hosts[0], log=scratch / "a.log")
+    until(lambda: len(sleepers(seconds)) == 2)
+    os.kill(keeper_of(place), signal.SIGKILL)
+    with pytest.raises(PlaceError):
+        process.wait(PATIENCE_S)
+    place.close()
+    until(lambda: not sleepers(seconds))
+    assert not place.scratch.exists()
+
+
+def keeper_of(place: Place) -> int:
+    """The child of this process that was given the place's scratch folder."""
+    mine = [child.pid for child in psutil.Process().children() if str(place.scratch) in child.cmdline()]
+    assert len(mine) == 1
+    return mine[0]

@@ -16,9 +16,7 @@ from injection.preflight import best_place, checks
 
 SHOW = """
 import json
-import subprocess
 from dataclasses import asdict
-from pathlib import Path
 from injection.preflight import checks
 print(json.dumps([asdict(check) for check in checks()]))
 """
