@@ -13,13 +13,20 @@ from typing import Any
 import ray
 
 from rlhf.host import Host
+from rlhf.links import name_table
+from rlhf.ray_nodes import wait_ready
 
 #: What is asked of Ray, recorded with every job. Nothing is restarted behind the job's back; an actor that waits is not stuck.
 ACTOR = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 4}
 
+#: How long the nodes may take to come up, s: start-up is compute and does not scale.
+NODES_S = 60.0
+
 
 def connect(address: str, job_dir: Path) -> None:
-    """Join the cluster as the driver and write ``ray.json``. Raises ConnectionError when it does not answer."""
+    """Wait for the nodes, join as the driver, write ``ray.json``. Raises TimeoutError naming the hosts that do not come up."""
+    head, _, port = address.rpartition(":")
+    wait_ready(head, sorted(set(name_table()["host"].values())), NODES_S, int(port))
     ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace=job_dir.parent.name)
     record = {"version": ray.__version__, "address": address, "actor": ACTOR, "log_to_driver": False}
     nodes = [{"address": node["NodeManagerAddress"], "resources": node["Resources"]} for node in ray.nodes()]

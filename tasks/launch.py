@@ -1,0 +1,153 @@
+"""Launch: open a place, stand the lab's processes in it, and start the job under test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters.native import NativeJob, component_hosts, job_links
+from injection.place import Place, Process, open_place
+from injection.procfs import identity
+from injection.proxies import start_proxies
+from rlhf.config import JobConfig, job_config
+from storage.layout import RunPaths, journal_dir, new_run_id, run_paths
+from storage.manifest import start_manifest
+from tasks.plan import Plan, save_plan
+from tasks.waiting import says, wait_for
+
+READY_S = 60.0
+SAMPLER_HZ = 4.0
+
+
+@dataclass
+class Experiment:
+    """What runs for one run. Parts that are not started yet are None; `tasks.revert` ends whatever there is."""
+
+    plan: Plan
+    paths: RunPaths
+    place: Place | None = None
+    job: NativeJob | None = None
+    injector: Process | None = None
+    sampler: Process | None = None
+    watchdog: subprocess.Popen[bytes] | Process | None = None
+    proxy_api: str = ""
+    reverted: dict[str, Any] | None = field(default=None)
+
+    @property
+    def config(self) -> JobConfig:
+        """The job's configuration."""
+        return job_config(self.plan["job"])
+
+    @property
+    def outside(self) -> str:
+        """Where the lab's own processes stand: beside the virtual hosts, or on the one host there is."""
+        return "" if self.plan["place"] == "virtual-cluster" else "localhost"
+
+    def at(self) -> Place:
+        """The place, once it is open."""
+        assert self.place is not None
+        return self.place
+
+
+def launch(plan: Plan) -> Experiment:
+    """Start everything a run needs, the job last. If any of it fails, what was started is ended again before the error is raised.
+
+    Raises LabError or PlaceError with one sentence, OSError for a full disk.
+    """
+    from tasks.revert import revert
+
+    paths = run_paths(new_run_id()).create()
+    experiment = Experiment(plan, paths)
+    try:
+        _write_plan(experiment)
+        _open(experiment)
+        _start_injector(experiment)
+        _start_watchdog(experiment)
+        _start_sampler(experiment)
+        assert experiment.job is not None
+        experiment.job.start(stage_socket=experiment.at().scratch / "stage")
+    except BaseException:
+        revert(experiment)
+        raise
+    return experiment
+
+
+def _write_plan(experiment: Experiment) -> None:
+    plan = experiment.plan
+    start_manifest(experiment.paths, profile=plan["profile"], workload="grpo", posture=plan["posture"], place=plan["place"])
+    save_plan(experiment.paths, plan)
+
+
+def _open(experiment: Experiment) -> None:
+    """The place, its relays where it needs them, the name table, and the cluster the job's workers are placed on."""
+    plan, paths, config = experiment.plan, experiment.paths, experiment.config
+    experiment.place = place = open_place(plan["place"], component_hosts(config, plan["place"]))
+    experiment.job = NativeJob(place, paths, config)
+    dial = None
+    if place.kind == "plain-host":
+        relays = start_proxies(place, job_links(experiment.job.direct_table()), log=paths.lab_logs / "relays.log")
+        experiment.proxy_api, dial = relays.api, relays.dial
+    experiment.job.prepare(dial)
+
+
+def _start_injector(experiment: Experiment) -> None:
+    plan, paths, place = experiment.plan, experiment.paths, experiment.at()
+    spec = {
+        "run_id": paths.run_id,
+        "faults": plan["faults"],
+        "socket": str(place.scratch / "stage"),
+        "registry_dir": str(paths.registry),
+        "addresses": str(paths.addresses),
+        "journal_dir": str(journal_dir()),
+        "history": str(paths.history),
+        "place": plan["place"],
+        "proxy_api": experiment.proxy_api,
+        "barrier_hold_s": plan["barrier_hold_s"],
+        "lease_s": plan["lease_s"],
+    }
+    path, log = paths.truth / "injector.json", paths.lab_logs / "injector.log"
+    path.write_text(json.dumps(spec, indent=2) + "\n")
+    experiment.injector = place.spawn(lab_argv("injection.injector", path), host=experiment.outside, log=log)
+    wait_for("the injector listens", lambda: says(log, "ready"), experiment.injector, log, READY_S)
+
+
+def _start_watchdog(experiment: Experiment) -> None:
+    """It must outlive the injector; on the plain host it must outlive the place as well, so it is nobody's child there."""
+    plan, paths, place = experiment.plan, experiment.paths, experiment.at()
+    assert experiment.injector is not None
+    log = paths.lab_logs / "watchdog.log"
+    argv = lab_argv("injection.watchdog", "--journal", journal_dir(), "--run", paths.run_id, "--lease", plan["lease_s"])
+    if place.kind == "virtual-cluster":
+        argv += ["--watch", str(experiment.injector.pid)]
+        experiment.watchdog = place.spawn(argv, host=experiment.outside, log=log)
+    else:
+        for pid in (experiment.injector.pid, os.getpid()):
+            argv += ["--watch", f"{pid}:{identity(pid).start_ticks}"]
+        with log.open("ab") as output:
+            experiment.watchdog = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+
+
+def _start_sampler(experiment: Experiment) -> None:
+    paths = experiment.paths
+    spec = {"registry": str(paths.registry), "out": str(paths.table("metrics")), "hz": SAMPLER_HZ}
+    path = paths.truth / "sampler.json"
+    path.write_text(json.dumps(spec) + "\n")
+    argv = lab_argv("telemetry.sampler", path)
+    experiment.sampler = experiment.at().spawn(argv, host=experiment.outside, log=paths.lab_logs / "sampler.log")
+
+
+def lab_argv(module: str, *arguments: object) -> list[str]:
+    """Command line of one of the lab's own programs."""
+    return [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
+
+
+def lab_root() -> Path:
+    """Folder the lab's packages lie in."""
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,127 @@
+"""Plan: a scenario with every default and every random choice fixed by a seed. It names the fault, so it is truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from injection.draw import resolve, resolve_expected
+from injection.scenario import Scenario
+from injection.scenario import load_scenario as read_scenario
+from rlhf.config import JobConfig, Timeouts, job_config
+from storage import truth
+from storage.canonical import canonical_bytes
+from storage.layout import RunPaths
+from storage.records import SCHEMA_VERSION
+from tasks.profiles import profile
+
+SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
+
+#: Every arm, also the control, holds the barrier this long after the event arrived: the pause tells nothing.
+BARRIER_HOLD_S = 0.05
+#: A fault outlives its injector by at most this long, plus the watchdog's own few seconds.
+LEASE_S = 5.0
+
+Plan = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a matrix, before it is planned."""
+
+    scenario: str
+    arm: str
+    seed: int
+    profile: str
+
+    @property
+    def name(self) -> str:
+        """How a person reads it."""
+        return f"{Path(self.scenario).stem} / {self.arm} / seed {self.seed}"
+
+
+def scenario_path(name: str) -> Path:
+    """A scenario's file, from a path or from the name of one that is shipped."""
+    given = Path(name)
+    if given.suffix in (".yaml", ".yml"):
+        if not given.is_file():
+            raise ValueError(f"no such scenario file: {given}")
+        return given
+    shipped = SCENARIOS / f"{name}.yaml"
+    if not shipped.is_file():
+        known = ", ".join(sorted(path.stem for path in SCENARIOS.glob("*.yaml")))
+        raise ValueError(f"unknown scenario {name!r}; known: {known} (or give a path ending in .yaml)")
+    return shipped
+
+
+def load_scenario(name: str | Path) -> Scenario:
+    """Read and check a scenario by name or path; every mistake is a ValueError naming key, file and line."""
+    job_keys, timeouts = ([field.name for field in fields(kind)] for kind in (JobConfig, Timeouts))
+    return read_scenario(scenario_path(str(name)), job_keys, timeouts)
+
+
+def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smoke", place: str | None = None) -> Plan:
+    """Fix everything that is still open. The arms of one scenario and seed differ in the faults' kinds alone."""
+    if arm not in scenario.arms:
+        raise ValueError(f"scenario {scenario.name!r} has no arm {arm!r}; it has: {', '.join(scenario.arms)}")
+    job = job_config({**profile(profile_name).job, **scenario.job, "seed": seed})
+    where = place or "virtual-cluster"
+    faults = resolve(
+        scenario,
+        job=asdict(job),
+        timeout_s=job.timeout_s,
+        shard_bytes=job.parameter_bytes / job.train_workers,
+        seed=seed,
+        arm=arm,
+    )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "scenario": scenario.name,
+        "arm": arm,
+        "profile": profile_name,
+        "posture": scenario.posture,
+        "seed": seed,
+        "place": where,
+        "job": asdict(job),
+        "barrier_hold_s": BARRIER_HOLD_S,
+        "lease_s": LEASE_S,
+        "observe_timeout_s": observe_timeout_s(job),
+        "warmup_steps": profile(profile_name).warmup_steps,
+        "faults": faults,
+        "expected": {} if arm == "control" else resolve_expected(scenario, faults),
+    }
+
+
+def observe_timeout_s(job: JobConfig) -> float:
+    """How long a job may take before the lab calls it hung: start-up, ten seconds a step, and its longest time-outs once each."""
+    longest = sum(job.timeout_s(name) for name in ("rpc", "update_weights", "train_batch", "event"))
+    return 90.0 + 10.0 * job.steps + longest + 3 * job.timeout_s("stop_job")
+
+
+def plan_hash(plan: Plan) -> str:
+    """What a matrix resumes by: equal plans have equal hashes."""
+    return hashlib.sha256(canonical_bytes(plan)).hexdigest()[:16]
+
+
+def matrix_cells(scenarios: list[str], arms: list[str], repeats: int, baselines: int, seed: int, profile_name: str) -> list[Cell]:
+    """Healthy runs first (the comparison needs them), then every scenario x arm x repeat; seeds follow from `seed`."""
+    cells = [Cell("no-fault", "control", seed + index, profile_name) for index in range(baselines)]
+    for repeat in range(repeats):
+        for name in scenarios:
+            has = load_scenario(name).arms
+            cells += [Cell(name, arm, seed + repeat, profile_name) for arm in has if not arms or arm in arms]
+    return cells
+
+
+def plan_cell(cell: Cell, place: str | None = None) -> Plan:
+    """The plan of one cell of a matrix."""
+    return make_plan(load_scenario(cell.scenario), cell.arm, cell.seed, cell.profile, place)
+
+
+def save_plan(paths: RunPaths, plan: Plan) -> None:
+    """Write the plan behind the blind line, and the job's own configuration, which tells nothing, in front of it."""
+    truth.save_plan(paths, plan)
+    paths.job_config.write_text(json.dumps(plan["job"], indent=2) + "\n")

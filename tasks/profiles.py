@@ -1,0 +1,52 @@
+"""How big an experiment is: time scale, workers, steps. Data; scenarios say what happens, profiles how large."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One size. `job` overrides JobConfig; `warmup_steps` are left out of every statistic."""
+
+    name: str
+    job: dict[str, Any]
+    warmup_steps: int
+    baselines: int
+    repeats: int
+    scenarios: tuple[str, ...]
+    meaning: str
+
+
+#: Two warm-up steps and ten measured ones, as the experiment plan asks of a baseline.
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "smoke",
+            {"time_scale": 360.0, "train_workers": 2, "rollout_workers": 2, "steps": 12},
+            warmup_steps=2,
+            baselines=3,
+            repeats=1,
+            scenarios=("weight-sync-link", "rollout-cpu-oom", "worker-kill"),
+            meaning="the first command and CI: minutes on two cores",
+        ),
+        Profile(
+            "nightly",
+            {"time_scale": 60.0, "train_workers": 4, "rollout_workers": 4, "steps": 12},
+            warmup_steps=2,
+            baselines=5,
+            repeats=2,
+            scenarios=("weight-sync-link", "rollout-cpu-oom", "worker-kill"),
+            meaning="repeats and drawn targets, for intervals",
+        ),
+    )
+}
+
+
+def profile(name: str) -> Profile:
+    """The profile called `name`; ValueError lists the known ones."""
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
+    return PROFILES[name]
