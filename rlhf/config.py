@@ -41,7 +41,16 @@ class Timeouts:
 
 #: Smallest scaled value of a time-out, seconds; start-up is compute and does not scale, so it has a floor of its own.
 FLOOR_S = 0.25
-FLOORS_S = {"init": 60.0, "create_engine": 60.0, "health": 5.0, "reward": 5.0, "collective": 10.0, "body_read": 5.0}
+FLOORS_S = {
+    "init": 60.0,
+    "create_engine": 60.0,
+    "health": 5.0,
+    "reward": 5.0,
+    "collective": 10.0,
+    "body_read": 5.0,
+    "rpc_grace": 1.0,
+    "stop_job": 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Posture:
 
 @dataclass(frozen=True)
 class JobConfig:
-    """One GRPO job on variable-length digit reversal. Units are in the names; `time_scale` divides every configured duration."""
+    """One GRPO job on variable-length digit reversal. Units are in the names; `time_scale` divides all durations."""
 
     seed: int = 1
     steps: int = 12

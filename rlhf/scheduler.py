@@ -23,6 +23,7 @@ from rlhf.host import Host
 from rlhf.links import listen, name_table
 from rlhf.logs import open_log
 from rlhf.metaserver import serve_app
+from rlhf.ray_nodes import keep_to
 from rlhf.registry import register, registered
 from rlhf.topology import role_and_rank
 from storage.records import RANKED_ROLES, Role
@@ -193,6 +194,7 @@ def main() -> None:
     os.environ["JOB_DIR"] = str(arguments.job_dir.resolve())
     open_log("scheduler", arguments.job_dir / "logs" / "scheduler.log")
     if arguments.ray:
+        keep_to(arguments.ray.rpartition(":")[0])
         from rlhf.actors import connect
 
         connect(arguments.ray, arguments.job_dir.resolve())
