@@ -25,6 +25,8 @@ FORBIDDEN = re.compile(
 _HEAD = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [A-Z]+ )([\w-]+)((?:\.[\w.]+)?: )(.*)$")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d)([ T])(\d\d:\d\d:\d\d)")
 _EPOCH = re.compile(r"(?<![\w.])1[5-9]\d{8}(?=\.\d|(?![\w.]))")
+#: The head that C++ libraries write: level, month and day, clock. The clock is cut out, the record's own time is enough.
+_C_HEAD = re.compile(r"\[([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ ")
 _BARE_CLOCK = re.compile(
     r"(?<!\d{4}-\d\d-\d\d[ T])(?<![\d:.])\d{1,2}:\d\d:\d\d(?![\d:])"
     r"|\d{4}-\d\d-\d\d(?![ T]\d\d:\d\d:\d\d)|\d/[A-Z][a-z]{2}/\d{4}"
@@ -36,6 +38,7 @@ _ENDPOINT = re.compile(
 _BARE_IP = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{1,4})?::(?:[0-9a-fA-F]{1,4}:?)*(?![\w:])")
 _PORT = re.compile(r"\b(port[ =:]+)\d+", re.IGNORECASE)
+_URL_NAME = re.compile(r"\b(https?://)([a-z]+\d*)(?=[:/])")
 _URL_HOST = re.compile(r"\bhttps?://(?!w-|n-|loopback)")
 _PID = re.compile(r"\b((?:pid|process)[ =:]+)(\d+)", re.IGNORECASE)
 _MEMORY = re.compile(r"\b0x[0-9a-fA-F]+")
@@ -136,6 +139,7 @@ def _rewrite_owner(line: str, known: Rewriting) -> str:
 def _clock(line: str, _owner: str, known: Rewriting) -> str:
     line = _STAMP.sub(lambda m: _shifted(m[1], m[2], m[3], known.shift_s), line)
     line = _EPOCH.sub(lambda m: str(int(m[0]) + known.shift_s), line)
+    line = _C_HEAD.sub(r"[\1 ", line)
     if _BARE_CLOCK.search(line):
         raise UnknownToken("unknown clock")
     return line
@@ -160,6 +164,7 @@ def _paths(line: str, _owner: str, known: Rewriting) -> str:
 
 def _network(line: str, _owner: str, known: Rewriting) -> str:
     line = _ENDPOINT.sub(lambda m: _endpoint(m, known), line)
+    line = _URL_NAME.sub(lambda m: m[1] + known.components.get(m[2], m[2]), line)
     line = _BARE_IP.sub(lambda m: _address(m[0], known), line)
     if _IPV6.search(line) or _URL_HOST.search(line):
         raise UnknownToken("unknown address")

@@ -45,6 +45,8 @@ def clean(text: str, owner: str = "controller") -> str:
         ("GET /v1/get_binary/k 404", "GET /v1/get_binary/k 404"),
         ("train worker 1 uploads", "train worker w-bbbb uploads"),
         ("missing shards of train worker(s) [1, 0]", "missing shards of train worker(s) [w-aaaa, w-bbbb]"),
+        ('f"http://metaserver/v1/{path}"', 'f"http://w-e000/v1/{path}"'),
+        ("[W1120 16:02:11.249286261 socket.cpp:207] no name", "[W socket.cpp:207] no name"),
         ("stored v1/shard1", "stored v1/shard of w-bbbb"),
         ("submitted: train1, train0", "submitted: w-aaaa, w-bbbb"),
         ("running on host=trainers", "running on host=n-1111"),
