@@ -33,15 +33,16 @@ def ordinary_user(scratch: Path) -> RunAs:
 
     Its home, FAULTLINE_HOME and working folder are ``scratch/home``, its own.
     """
-    home = scratch / "home"
+    home, aside = scratch / "home", scratch / "aside"
     home.mkdir()
+    aside.mkdir()
     scratch.chmod(0o755)
 
     def start(argv: list[str], **env: str) -> subprocess.Popen[str]:
         drop: list[str] = []
         if os.geteuid() == 0:
             os.chown(home, ORDINARY_UID, ORDINARY_UID)
-            drop = ["setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups"]
+            drop = [*_way_in(aside), "setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups"]
         path = f"{Path(sys.prefix) / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         base = {
             "PATH": path,
@@ -54,6 +55,24 @@ def ordinary_user(scratch: Path) -> RunAs:
         return subprocess.Popen([*drop, *argv], cwd=home, env=base | env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
     return start
+
+
+def _way_in(aside: Path) -> list[str]:
+    """What makes code and interpreter reachable when they lie in a closed folder, such as root's home; [] if they do not.
+
+    In a mount namespace of the command's own, each closed folder is covered, and what is needed shows at its old place.
+    """
+    needed = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent}
+    script, covered = [], {}
+    for path in sorted(needed):
+        closed = next((folder for folder in reversed(path.parents) if not folder.stat().st_mode & 0o001), None)
+        if closed is None:
+            continue
+        if closed not in covered:
+            covered[closed] = hold = aside / str(len(covered))
+            script += [f"mkdir {hold}", f"mount --rbind '{closed}' {hold}", f"mount -t tmpfs -o mode=755 tmpfs '{closed}'"]
+        script += [f"mkdir -p '{path}'", f"mount --rbind '{covered[closed] / path.relative_to(closed)}' '{path}'"]
+    return ["unshare", "--mount", "sh", "-ec", "; ".join([*script, 'exec "$@"']), "sh"] if script else []
 
 
 _left_out: list[str] = []

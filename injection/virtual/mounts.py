@@ -1,4 +1,4 @@
-"""What a virtual host sees of files that name machines: an empty /run, and hosts and resolv.conf of the cluster's own."""
+"""What a virtual host sees of some files: /run and /dev/shm empty, hosts and resolv.conf of the cluster's own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from injection import kernel
 
 #: Ours; mounted over the machine's files, inside the cluster alone.
 PRIVATE = Path("/run/site")
+#: A cluster has its own, so that what processes leave there ends with it.
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the place has no other name
 
 
 def mount_files(addresses: dict[str, str]) -> None:
     """Mount them; ``addresses`` is host name -> address. The namespaces' mount table must be our own. Raises OSError."""
     kernel.mount("tmpfs", "/run", "tmpfs", options="mode=755,size=16m")
+    if SHARED_MEMORY.is_dir():
+        kernel.mount("tmpfs", str(SHARED_MEMORY), "tmpfs", options="mode=1777")
     PRIVATE.mkdir()
     lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
     _cover(Path("/etc/hosts"), "\n".join(lines) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +122,24 @@ def test_processes_of_the_cluster_see_only_the_cluster(cluster: VirtualCluster, 
     table = json.loads(text)
     assert "injection.virtual.init" in table[0]
     assert len(table) < 5
+
+
+def test_shared_memory_is_the_clusters_own(cluster: VirtualCluster, scratch: Path) -> None:
+    """What processes of the cluster leave in /dev/shm is seen by all its hosts and by nobody outside."""
+    name = f"left-{scratch.name}"
+    run(cluster, "trainers", f"open('/dev/shm/{name}', 'w')", scratch / "a.log")
+    assert run(cluster, "rollouts", f"import os; print(os.listdir('/dev/shm') == ['{name}'])", scratch / "b.log") == "True"
+    assert not Path("/dev/shm", name).exists()
+
+
+def test_init_refuses_to_be_an_ordinary_process(scratch: Path) -> None:
+    """Started outside a PID namespace it changes nothing and says what it is."""
+    mounts = Path("/proc/self/mounts").read_text()
+    argv = [sys.executable, "-m", "injection.virtual.init", str(scratch), "{}"]
+    tried = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert tried.returncode != 0
+    assert "first process" in tried.stderr
+    assert Path("/proc/self/mounts").read_text() == mounts
 
 
 STAND = """
