@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,14 +16,6 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import given
-from hypothesis import strategies as st
-
-from injection.host_place import HostPlace
-from injection.place import PlaceError
-from injection.proxies import start_proxies
-from injection.toxics import EFFECTS, Bandwidth, ToxicError, make_effect, make_toxic
-from storage.records import Link
 
 PATIENCE_S = 30.0
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -378,75 +369,3 @@ def test_errors_have_the_right_status_and_say_why(api: Api, server: Server) -> N
     assert api("GET", "/proxies", headers={"User-Agent": "Mozilla/5.0"})[0] == 403
     assert requests.post(api.base + "/proxies", data="{", timeout=PATIENCE_S).status_code == 400
     assert api("GET", "/proxies") == before
-
-
-def test_relays_stand_on_every_link_of_a_place_and_end_with_it(server: Server, scratch: Path) -> None:
-    """start_proxies gives each link a port of its own that leads to its server, and close takes them away."""
-    place = HostPlace({})
-    try:
-        links = [Link("train0", "metaserver", "weights", server.address), Link("controller", "train0", "rpc", server.address)]
-        relays = start_proxies(place, links, scratch / "relay.log")
-        assert set(relays.dial) == {link.name for link in links}
-        assert len(set(relays.dial.values())) == 2
-        addresses = [(host, int(port)) for host, port in (value.split(":") for value in relays.dial.values())]
-        for address in addresses:
-            with dial(address) as connection:
-                round_trip(connection)
-        assert set(Api(relays.api)("GET", "/proxies")[1]) == set(relays.dial)
-    finally:
-        place.close()
-    for address in addresses:
-        with pytest.raises(ConnectionRefusedError):
-            dial(address)
-
-
-def test_relays_that_cannot_come_up_say_why(scratch: Path) -> None:
-    """A link whose address is malformed ends the relay process, and its last words reach the caller."""
-    place = HostPlace({})
-    try:
-        with pytest.raises(PlaceError, match="host:port"):
-            start_proxies(place, [Link("a", "b", "rpc", "nowhere")], scratch / "relay.log")
-    finally:
-        place.close()
-
-
-def test_killed_relay_process_ends_its_links(server: Server, scratch: Path) -> None:
-    """After kill -9 the relays' ports refuse at once: no half-living link stays behind."""
-    place = HostPlace({})
-    try:
-        relays = start_proxies(place, [Link("a", "b", "rpc", server.address)], scratch / "relay.log")
-        host, port = relays.dial["a>b:rpc"].split(":")
-        relays.process.signal(signal.SIGKILL)
-        assert relays.process.wait(PATIENCE_S) == -signal.SIGKILL
-        with pytest.raises(ConnectionRefusedError):
-            dial((host, int(port)))
-    finally:
-        place.close()
-
-
-numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.booleans() | st.text(max_size=3) | st.none()
-
-
-@given(kind=st.sampled_from(sorted(EFFECTS)), data=st.data())
-def test_no_attribute_slips_through_unchecked(kind: str, data: st.DataObject) -> None:
-    """Whatever the attributes, either the effect holds finite non-negative numbers or ToxicError is raised."""
-    names = st.sampled_from(["latency", "jitter", "rate", "timeout", "else"])
-    attributes = data.draw(st.dictionaries(names, numbers, max_size=3))
-    try:
-        effect = make_effect(kind, attributes)
-    except ToxicError:
-        return
-    assert all(0 <= value < float("inf") for value in vars(effect).values())
-
-
-@given(rate=st.floats(0.001, 1e6))
-def test_a_piece_is_some_bytes_but_not_many(rate: float) -> None:
-    """At every rate pieces are at least a byte and, where that is possible, at most 20 ms of the link."""
-    piece = Bandwidth(rate).piece_bytes()
-    assert piece == 1 or piece / (rate * 1000) <= 0.0201
-
-
-def test_default_names_and_streams() -> None:
-    """An unnamed toxic is called after its type and stream, downstream unless said otherwise."""
-    assert make_toxic({"type": "noop"}).name == "noop_downstream"
-    assert make_toxic({"type": "noop", "stream": "upstream"}).name == "noop_upstream"
