@@ -125,7 +125,9 @@ def diagnosis_finding(verdicts: Sequence[Verdict]) -> str:
     answered = [one for one in verdicts if "stage" in one.right]
     if not answered:
         return "No diagnosis was scored."
-    right: Counter[str] = Counter(one.who for one in answered if one.right["stage"])
-    total = Counter(one.who for one in answered)
+    right: Counter[str] = Counter(one.diagnoser for one in answered if one.right["stage"])
+    total = Counter(one.diagnoser for one in answered)
     best = sorted(total, key=lambda who: (-right[who] / total[who], who))
-    return "Root stage named right: " + ", ".join(f"{who} {right[who]} of {total[who]}" for who in best) + "."
+    return (
+        "Root stage named right, all tiers together: " + ", ".join(f"{who} {right[who]} of {total[who]}" for who in best) + "."
+    )

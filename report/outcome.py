@@ -6,6 +6,7 @@ here knows a path; `tasks.outcome` loads the records. Times are wall-clock secon
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ PLACE_IN_STEP = {str(stage): place for place, stage in enumerate(stage for stage
 PLACE_IN_STEP[str(Stage.REWARD)] = PLACE_IN_STEP[str(Stage.ROLLOUT)]
 #: What every fault of a valid run has behind it, in the order in which it happens.
 PROOF = {"fired": "never fired", "applied": "was not applied", "verified": "was not verified", "gone": "is not proven gone"}
+#: An error class somewhere in a line; and at its start, as the last line of a traceback has it.
+_NAMED = re.compile(r"\w(?:Error|Exception)\b")
+_RAISED = re.compile(r"[\w.]*(?:Error|Exception)\b")
 _ERROR_LEVELS = ("ERROR", "CRITICAL")
 
 
@@ -96,16 +100,20 @@ def final_error(errors: Sequence[Record]) -> Record | None:
 
 
 def headline(text: str, limit: int = 240) -> str:
-    """The telling line of an error: the last one of a traceback, otherwise the first; cut at `limit` characters."""
+    """The telling line of an error, cut at `limit` characters: its first line if that names an error class, otherwise the last
+    line that does (the end of a traceback), otherwise the first.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return ""
-    line = lines[-1] if "Traceback (most recent call last)" in text else lines[0]
+    telling = [line for line in lines[1:] if _RAISED.match(line)]
+    line = lines[0] if _NAMED.search(lines[0]) or not telling else telling[-1]
+    line = line.removeprefix("Exception: ")
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def exception_text(lines: Sequence[Record]) -> str:
-    """The last exception a log shows: the last line of its last traceback, or its last error line."""
+    """The last exception a log shows: that of its last traceback, or its last error line."""
     traced = [line for line in lines if "Traceback (most recent call last)" in line["text"]]
     return headline((traced or list(lines))[-1]["text"]) if lines else ""
 
@@ -198,7 +206,7 @@ def invalid_because(plan: Record, history: Sequence[Record]) -> list[str]:
         what = {str(line.get("what")) for line in lines if _ok(line)}
         name = f"fault {fault['id']} ({fault['kind']})"
         bad = sorted({str(line["what"]) for line in lines} & {"expired", "stuck", "invalid"})
-        reasons += [f"{name} was recorded as {word}{_reason(lines, word)}" for word in bad]
+        reasons += [f"{name} {word}{_reason(lines, word)}" for word in bad]
         missing = next((sentence for word, sentence in PROOF.items() if word not in what), None)
         if missing and not bad:
             reasons.append(f"{name} {missing}")

@@ -84,7 +84,7 @@ def _curves(axes: Axes, lines: dict[str, list[tuple[float, float]]], zero: float
         colour = SERIES[index % len(SERIES)]
         at, height = [wall_s - zero for wall_s, _ in points], [value for _, value in points]
         axes.plot(at, height, "o-", color=colour, lw=1.6, ms=3.5, label=printable(component, 24), zorder=3)
-    axes.set_ylabel(f"{printable(choice.metric, 40)}  [{printable(choice.unit, 12) or '1'}]")
+    axes.set_ylabel(printable(choice.unit, 24) or "1")
     axes.margins(x=0.02)
     if len(lines) <= 2 * len(SERIES):
         axes.legend(loc="upper left", frameon=False, fontsize=8.5, ncols=min(6, len(lines)))

@@ -37,7 +37,7 @@ def result_row(case: Case) -> Row:
     return {
         "run_id": case.run_id,
         "cell": case.name,
-        "valid": "yes" if outcome["valid"] else "no: " + "; ".join(outcome["invalid_because"]),
+        "valid": "yes" if outcome["valid"] else _cut("no: " + "; ".join(outcome["invalid_because"]), 110),
         "root": f"{root['stage']} on {root['component']}" if root else "no fault",
         "error": f"{final['stage'] or 'unknown stage'} on {final['seen_on']}" if final else "no error",
         "step": _step(root, final),

@@ -14,11 +14,12 @@ from matplotlib.patches import FancyArrowPatch, Patch
 
 from report.case import Case
 from report.drawing import ERROR, FAULT, INK, LINE, MUTED, PAPER, STAGE_COLOURS, bare, drawing, printable, to_svg
-from report.outcome import errors_of, seam_events
+from report.outcome import errors_of, role_of, seam_events
 from storage.records import FaultKind, Role
 
-#: Steps shown before the one of the fault.
-STEPS_BEFORE = 1
+#: How much is shown before the fault, as a share of what is shown after it.
+LEAD = 0.25
+_ORDER = [str(role) for role in Role]
 _ACTIVITY = "cpu_ratio"
 
 
@@ -55,29 +56,33 @@ def timeline(case: Case) -> Markup | None:
 
 
 def window_of(case: Case) -> Window | None:
-    """From the step before the fault to a little after the last stage or error; the whole run where it had no fault."""
+    """From some time before the fault to a little after the last stage or error; the whole run where it had no fault."""
     spans = case.spans()
     if not spans:
         return None
     root = case.outcome.get("root") or {}
     zero = root.get("wall_s") or spans[0][2]
-    shown = [span for span in spans if span[1] >= case.fault_step - STEPS_BEFORE] if root else spans
-    start = (shown or spans)[0][2]
-    last = [span[3] for span in spans] + [error["wall_s"] for error in errors_of(case.history, case.logs)]
-    end = max(last)
+    end = max(span[3] for span in spans)
     if root and not case.outcome.get("final_error"):
-        after = [span[3] for span in spans if span[1] <= case.fault_step + 1]
-        end = max([*after, zero])
+        end = max([span[3] for span in spans if span[1] <= case.fault_step + 1] + [zero])
+    end = max([end, *(error["wall_s"] for error in errors_of(case.history, case.logs))])
+    starts = [span[2] for span in spans if span[2] <= zero - LEAD * (end - zero)] if root else []
+    start = max(starts, default=spans[0][2])
     return Window(start, end + 0.02 * (end - start) + 1e-3, zero)
 
 
 def rows_of(case: Case) -> list[str]:
-    """Components from top to bottom: the controller, then all others the run knows of, by name."""
+    """Components from top to bottom: the controller, then all others the run knows of, by role and name."""
     known = {str(row["component"]) for row in [*case.logs, *seam_events(case.history)]}
     known |= {str(row["component"]) for row in case.metrics if row["metric"] == _ACTIVITY and row["component"] != row["host"]}
     for place in (case.outcome.get("root"), case.outcome.get("first_error")):
         known |= {place["component"]} if place else set()
-    return [str(Role.CONTROLLER), *sorted(known - {"", str(Role.CONTROLLER)})]
+    return [str(Role.CONTROLLER), *sorted(known - {"", str(Role.CONTROLLER)}, key=_place)]
+
+
+def _place(component: str) -> tuple[int, str]:
+    role = role_of(component)
+    return (_ORDER.index(role) if role in _ORDER else len(_ORDER), component)
 
 
 def _stages(axes: Axes, case: Case, rows: Sequence[str], window: Window) -> None:

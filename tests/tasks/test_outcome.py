@@ -59,7 +59,7 @@ def test_bad_word_in_the_history_is_the_reason(word):
     lines = [{"what": what, "fault_id": "f1"} for what in ("fired", "applied", "verified", "gone")]
     assert invalid_because(plan, lines) == []
     reasons = invalid_because(plan, [*lines, {"what": word, "fault_id": "f1", "reason": "the\nend"}])
-    assert reasons == [f"fault f1 (process-kill) was recorded as {word}: the end"]
+    assert reasons == [f"fault f1 (process-kill) {word}: the end"]
 
 
 def test_a_receipt_that_disagrees_does_not_count():
