@@ -51,14 +51,16 @@ _SHARD = re.compile(r"\bshard(\d+)\b")
 _NEUTRAL_LIST = re.compile(r"w-[0-9a-f]{4}(?:, w-[0-9a-f]{4})+")
 _ROLE_WORD = re.compile(r"train|rollout|reference", re.IGNORECASE)
 _HOST_PLACE = r"(?P<lead>\bhost(?:name)?[ =:]+['\"]?|@)(?P<host>{hosts})\b"
+#: A source file named by a C++ library: the path is that of the machine which built it; the file's name is all it tells.
+_COMPILED = re.compile(r"(?<![\w./%+@-])/(?:[\w.@+-]+/)*([\w.-]+\.(?:cc|cpp|cu|h)\b)")
 #: A slash that begins a path: not within one, not after a word, not the two of a URL.
 _ABSOLUTE = re.compile(
     r"(?P<lead>(?:GET|PUT|POST|HEAD|DELETE|url:) )?"
     r"(?P<path>(?:(?<![\w./%+@:-])|(?<=:)(?!//\w)|(?<=//)|(?=/(?:home|root|tmp|usr|var|opt|etc)/))"
     r"/(?=[\w.@+%-]*[A-Za-z_])[\w.@+%-]+(?:/[\w.@+%-]*)*)"
 )
-#: Absolute paths that are requests of the job's own protocol, or that were compiled into a library far from here.
-_KNOWN_PATH = re.compile(r"^/(v1|api/v1|call|health|create_engine|event|score|pytorch)(/|$)")
+#: Absolute paths that are requests of the job's own protocol.
+_KNOWN_PATH = re.compile(r"^/(v1|api/v1|call|health|create_engine|event|score)(/|$)")
 
 
 class UnknownToken(Exception):  # noqa: N818 - it is the reason of a drop, no failure
@@ -156,6 +158,7 @@ def _shifted(day: str, between: str, clock: str, shift_s: int) -> str:
 def _paths(line: str, _owner: str, known: Rewriting) -> str:
     for prefix, substitute in known.roots:
         line = re.sub(rf"{re.escape(prefix)}(?=/|\b)/?", substitute, line)
+    line = _COMPILED.sub(r"\1", line)
     for match in _ABSOLUTE.finditer(line):
         if not (match["lead"] or _KNOWN_PATH.match(match["path"])):
             raise UnknownToken("unknown path")

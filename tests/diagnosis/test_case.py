@@ -101,13 +101,13 @@ def test_case_is_frozen_and_hashed(tmp_path: Path) -> None:
 
 def test_a_host_of_its_own_address_is_known(tmp_path: Path) -> None:
     """A host's own address, which only the place knows, becomes the host's neutral name, and the line stays."""
-    told = "2026-10-10 12:00:09.000 ERROR train0: [/pytorch/gloo/pair.cc:5] Connection closed by peer [10.98.0.20]:4711\n"
+    told = "2026-10-10 12:00:09.000 ERROR train0: [/__w/gloo/pair.cc:5] Connection closed by peer [10.98.0.20]:4711\n"
     paths = make_run(tmp_path, train0=told)
     topology, draw = read_topology(paths.registry, paths.addresses, {"trainers": "10.98.0.20"}), random.Random(10)
     names, hosts = neutral_names(topology, draw)
     build_case(CaseSource(paths.job, paths.logs, topology), names, hosts, paths.root / "evidence", lambda _: "", draw)
     log = (paths.root / "evidence" / "t1" / f"{names['train0']}.log").read_text()
-    assert log.splitlines()[-1].endswith(f"[/pytorch/gloo/pair.cc:5] Connection closed by peer {hosts['trainers']}:other")
+    assert log.splitlines()[-1].endswith(f"[pair.cc:5] Connection closed by peer {hosts['trainers']}:other")
 
 
 def test_a_case_is_built_once(tmp_path: Path) -> None:

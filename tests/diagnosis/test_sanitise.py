@@ -47,6 +47,7 @@ def clean(text: str, owner: str = "controller") -> str:
         ("missing shards of train worker(s) [1, 0]", "missing shards of train worker(s) [w-aaaa, w-bbbb]"),
         ('f"http://metaserver/v1/{path}"', 'f"http://w-e000/v1/{path}"'),
         ("[W1120 16:02:11.249286261 socket.cpp:207] no name", "[W socket.cpp:207] no name"),
+        ("E: [/__w/p/gloo/tcp/pair.cc:553] Connection closed", "E: [pair.cc:553] Connection closed"),
         ("stored v1/shard1", "stored v1/shard of w-bbbb"),
         ("submitted: train1, train0", "submitted: w-aaaa, w-bbbb"),
         ("running on host=trainers", "running on host=n-1111"),
