@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,15 +64,12 @@ class NativeJob:
         self.controller = self._spawn([sys.executable, "-m", "rlhf.job", job_dir], control, env, self._own_log("controller"))
 
     def stop(self) -> None:
-        """End controller and scheduler, whose end takes the workers along, then Ray; what does not go is the place's to kill."""
-        ours = [process for process in (self.controller, self.scheduler, *self._nodes) if process is not None]
+        """End the controller, then the scheduler, whose end takes the workers along. Ray's nodes are the place's to kill."""
         with contextlib.suppress(PlaceError, OSError):
-            for process in ours:
-                if process.poll() is None:
+            for process in (self.controller, self.scheduler):
+                if process is not None and process.poll() is None:
                     process.signal(signal.SIGTERM)
-            deadline = time.monotonic() + STOP_GRACE_S
-            for process in ours[:2]:
-                process.wait(max(0.0, deadline - time.monotonic()))
+                    process.wait(STOP_GRACE_S)
 
     def _start_ray(self, folder: Path, env: dict[str, str]) -> str:
         """One node a host, the head where the scheduler is. Returns the head's address."""

@@ -31,12 +31,13 @@ class Draws:
     job: dict[str, Any]
     made: dict[tuple[str, ...], int] = field(default_factory=dict)
 
-    def step(self, wanted: int | tuple[int, int]) -> int:
-        """A step: as given, or from the range, both ends included."""
+    def step(self, wanted: int | tuple[int, int], later: int = 0) -> int:
+        """A step: as given, or from the range, both ends included; `later` steps behind it. Steps count from 0."""
         low, high = wanted if isinstance(wanted, tuple) else (wanted, wanted)
-        if high > self.job["steps"]:
-            raise ImpossibleError(f"trigger.step {high} is never reached: the job has {self.job['steps']} steps")
-        return self._once(("step", str(low), str(high)), low, high)
+        last = int(self.job["steps"]) - 1
+        if high + later > last:
+            raise ImpossibleError(f"trigger.step {high + later} is never reached: the job's last step is {last}")
+        return self._once(("step", str(low), str(high)), low, high) + later
 
     def component(self, role: str, rank: int | str | None) -> str:
         """A component's name. Raises ImpossibleError where the job has no such rank."""
@@ -64,7 +65,8 @@ def resolve(
     Draws are made in the order of the file, before the arm is looked at: arms of one seed differ in kind and parameters only.
     Raises ImpossibleError.
     """
-    draws = Draws(random.Random(seed), job)  # noqa: S311 - repeatable is the point
+    # Seeded with the name as well: one seed must not hit the same rank and step in every scenario of a matrix.
+    draws = Draws(random.Random(f"{scenario.name}/{seed}"), job)  # noqa: S311 - repeatable is the point
     return [_fault(spec, draws, timeout_s, shard_bytes, arm) for spec in scenario.faults]
 
 
@@ -82,8 +84,10 @@ def resolve_expected(scenario: Scenario, faults: list[dict[str, Any]]) -> dict[s
 
 
 def _fault(spec: FaultSpec, draws: Draws, timeout_s: Callable[[str], float], shard_bytes: float, arm: str) -> dict[str, Any]:
-    step = draws.step(spec.trigger.step)
+    step = draws.step(spec.trigger.step, spec.trigger.steps_later)
     target = _target(spec.target, draws)
+    if spec.kind == FaultKind.CPU_CONTENTION:
+        target["pin"] = True  # in every arm: the target keeps to one core, so that contention is all that differs
 
     def number(name: str, value: float | str) -> float:
         return magnitude.evaluate(value, name.rsplit("_", 1)[-1], timeout_s, shard_bytes)

@@ -5,6 +5,7 @@ A fault that goes wrong makes the run invalid, with the reason; it never harms t
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from injection import journal, trigger
+from injection import journal, procfs, trigger
 from injection.capability import capability
 from injection.fault import Context, Fault
 from injection.journal import Record, State
@@ -21,7 +22,7 @@ from injection.probe import Probe
 from injection.receipts import History
 from injection.recover import revert_record
 from injection.registry import make_fault
-from injection.target import Site, await_target
+from injection.target import LiveProcess, Site, await_target
 from injection.trigger import Expired, Fire
 from storage.records import StageEvent
 
@@ -137,6 +138,8 @@ class Hand:
         backend = capability(kind, shop.place_kind)
         self._probe = Probe()
         target = await_target(self._entry["target"], shop.site, shop.arm_timeout_s, self._stopped.is_set)
+        if self._entry["target"].get("pin") and isinstance(target, LiveProcess):
+            procfs.pin(target.who, max(os.sched_getaffinity(target.who.pid)))
         fault = make_fault(kind, self._entry["params"], Context(target, backend, self._probe.ask, shop.proxy_api))
         self._record = journal.new_record(shop.run_id, self.id, kind, backend, shop.lease_s)
         fault.arm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,3 +96,10 @@ def pid_namespace_lives(inode: int) -> bool:
         except OSError:
             continue
     return False
+
+
+def pin(who: Identity, core: int) -> None:
+    """Keep every thread of a process, and those it starts later, to one core. Threads that end meanwhile are no matter."""
+    for task in Path(f"/proc/{who.pid}/task").iterdir():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(task.name), {core})

@@ -144,9 +144,13 @@ class TargetSpec(Strict):
 
 
 class TriggerSpec(Strict):
-    """When: at a stage's enter, exit or error, in a step or a step drawn from a range; `after_s` later."""
+    """When: at a stage's enter, exit or error, in a step or a step drawn from a range; `after_s` later.
+
+    Equal ranges are one draw; `steps_later` puts a fault so many steps behind the others of its range.
+    """
 
     step: StepDraw
+    steps_later: Annotated[int, Field(ge=0)] = 0
     stage: Stage
     when: Literal["enter", "exit", "error"]
     after_s: Seconds = 0.0
@@ -311,7 +315,7 @@ def _sentence(path: Path, lines: Lines, error: dict[str, Any]) -> str:
     """One problem in the form `file:line: key: problem`."""
     context = error.get("ctx", {})
     extra = tuple(part for part in str(context.get("key", "")).split(".") if part)
-    where = tuple(part for part in error["loc"]) + extra
+    where = tuple(error["loc"]) + extra
     key = ".".join(map(str, where)) or "scenario"
     if error["type"] in ("enum", "literal_error"):
         problem = f"{error['input']!r} is not allowed; allowed: {context['expected'].replace(' or ', ', ')}"

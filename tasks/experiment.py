@@ -52,11 +52,14 @@ def attempt(plan: Plan, progress: Progress) -> RunPaths:
 
 
 def judge(paths: RunPaths, progress: Progress = lambda _: None) -> dict[str, Any]:
-    """Seal, diagnose and score a collected run; needs no machine of its own."""
+    """Seal, diagnose and score a collected run; needs no machine of its own. An invalid run is not a case and is not judged."""
+    outcome = {"run_id": paths.run_id, **outcome_of(paths)}
+    if not outcome["valid"]:
+        return outcome
     progress("seal")
     seal_run(paths)
     progress("diagnose")
     diagnose_run(paths)
     progress("score")
     score_run(paths)
-    return {"run_id": paths.run_id, **outcome_of(paths)}
+    return outcome
