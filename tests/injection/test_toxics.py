@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from injection.toxics import EFFECTS, Bandwidth, ToxicError, make_effect, make_toxic
 
-numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.booleans() | st.text(max_size=3) | st.none()
+numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.booleans() | st.just("1") | st.none()
 
 
 @given(kind=st.sampled_from(sorted(EFFECTS)), data=st.data())
