@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from report.case import Case
 from report.comparison import RunComparison, count
-from report.movement import MOVED, Movement
+from report.movement import MOVED, Key, Movement
 from report.series import Choice
 from report.verdicts import Verdict
 
@@ -97,17 +97,32 @@ def _size(one: Movement) -> float:
 
 def change(one: Movement) -> str:
     """A movement in words: ``36 s, 30x the healthy mean (25x to 38x)``."""
-    ratio = f", {one.ratio:.3g}x the healthy mean" if one.ratio is not None else ""
+    ratio = f", {times(one.ratio)} the healthy mean" if one.ratio is not None else ""
     ends = ""
     if one.ratio_lo is not None and not one.constant:
-        upper = f" to {one.ratio_hi:.3g}x" if one.ratio_hi is not None else " at least"
-        ends = f" ({one.ratio_lo:.3g}x{upper})"
+        ends = f" ({times(one.ratio_lo)} to {times(one.ratio_hi)})" if one.ratio_hi else f" (at least {times(one.ratio_lo)})"
     return f"{one.value:.4g} {one.unit}{ratio}{ends}"
+
+
+def times(ratio: float) -> str:
+    """A ratio: ``0.5x``, ``30x``, ``1010x``."""
+    return f"{ratio:.3g}x" if ratio < 1000 else f"{ratio:.0f}x"
 
 
 def series_finding(choice: Choice) -> str:
     """Why this metric is drawn."""
     return f"{choice.metric} of {choice.role}: {choice.why}."
+
+
+def silence(absent: Sequence[Key]) -> str:
+    """Which stage times no longer came, by name, and how many other metrics fell silent with them."""
+    times = sorted(
+        {metric.removeprefix("timeperf/") for stage, metric, _ in absent if stage and metric.startswith("timeperf/")}
+    )
+    others = len(absent) - len(times)
+    named = f"no more stage times of {', '.join(times)}" if times else ""
+    rest = f"{count(others, 'other metric')} fell silent" if others else ""
+    return "; ".join(part for part in (named, rest) if part)
 
 
 def stage_times_finding(comparison: RunComparison | None) -> str:

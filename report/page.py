@@ -52,7 +52,9 @@ def render(name: str, cases: Sequence[Case], comparison: Comparison, bands: Mapp
     """The page as HTML. `bands` holds the healthy bands each run was compared with; `made` says when and by what."""
     answers = [verdict for case in cases for verdict in verdicts(case)]
     environment = Environment(loader=PackageLoader("report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(prose=findings.words, change=findings.change, counts=tell_counts, number=number, level=level)
+    environment.filters.update(
+        prose=findings.words, change=findings.change, counts=tell_counts, silent=findings.silence, number=number, level=level
+    )
     return environment.get_template("page.html.j2").render(
         name=name,
         made=made,
@@ -109,8 +111,10 @@ def confusions(cases: Sequence[Case]) -> list[Confusion]:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number for a table; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}g}"
+    """A number for a table; millions are told as such; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value / 1e6:.4g}M" if abs(value) >= 1e6 else f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def level(q: float | None) -> str:

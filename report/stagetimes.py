@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 
 from report.case import Case
 from report.drawing import BAND, ERROR, INK, LINE, MUTED, PAPER, bare, drawing, printable, to_svg
-from report.movement import Band, Key, Sample, samples_of
+from report.movement import MIN_SAMPLES, Band, Key, Sample, samples_of
 from storage.records import Role
 
 #: Rows drawn at most; a stage has one or two timings.
-MOST_ROWS = 14
+MOST_ROWS = 10
 
 
 def stage_times(case: Case, bands: Mapping[Key, Band], warm: int, first: int) -> Markup | None:
@@ -32,7 +32,8 @@ def timed(case: Case, bands: Mapping[Key, Band], warm: int) -> list[tuple[Key, l
     """The controller's stage times that have a band with a positive mean, longest stage first."""
     groups: dict[Key, list[Sample]] = {}
     for sample in samples_of(case.metrics):
-        known = sample.key in bands and bands[sample.key].mean > 0 and sample.step >= warm and sample.value > 0
+        band = bands.get(sample.key)
+        known = band is not None and band.n >= MIN_SAMPLES and band.mean > 0 and sample.step >= warm and sample.value > 0
         if sample.metric.startswith("timeperf/") and sample.component == Role.CONTROLLER and known:
             groups.setdefault(sample.key, []).append(sample)
     return sorted(groups.items(), key=lambda item: -bands[item[0]].mean)[:MOST_ROWS]
@@ -51,7 +52,7 @@ def _row(axes: Axes, index: int, band: Band, samples: Sequence[Sample], first_st
     worst = max((one for one in samples if one.step >= first_step), key=lambda one: abs(one.value - band.mean), default=None)
     note = f"healthy {band.mean:.3g} s [{band.lo_t:.3g}, {band.hi_t:.3g}], n={band.n}"
     if worst is not None:
-        note += f"   furthest {worst.value:.3g} s = {worst.value / band.mean:.2g}x"
+        note += f"   furthest {worst.value:.3g} s = {worst.value / band.mean:.3g}x"
     axes.annotate(note, (1.01, index), xycoords=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=MUTED)
 
 

@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch, Patch
 from report.case import Case
 from report.drawing import ERROR, FAULT, INK, LINE, MUTED, PAPER, STAGE_COLOURS, bare, drawing, printable, to_svg
 from report.outcome import errors_of, role_of, seam_events
-from storage.records import FaultKind, Role
+from storage.records import FaultKind, Role, Stage
 
 #: How much is shown before the fault, as a share of what is shown after it.
 LEAD = 0.25
@@ -56,7 +56,7 @@ def timeline(case: Case) -> Markup | None:
 
 
 def window_of(case: Case) -> Window | None:
-    """From some time before the fault to a little after the last stage or error; the whole run where it had no fault."""
+    """From some steps before the fault to a little after the last stage or error; the whole run where it had no fault."""
     spans = case.spans()
     if not spans:
         return None
@@ -66,8 +66,9 @@ def window_of(case: Case) -> Window | None:
     if root and not case.outcome.get("final_error"):
         end = max([span[3] for span in spans if span[1] <= case.fault_step + 1] + [zero])
     end = max([end, *(error["wall_s"] for error in errors_of(case.history, case.logs))])
-    starts = [span[2] for span in spans if span[2] <= zero - LEAD * (end - zero)] if root else []
-    start = max(starts, default=spans[0][2])
+    shown = [span[2] for span in spans if span[0] != Stage.INIT] or [spans[0][2]]
+    far = [start for start in shown if start <= zero - LEAD * (end - zero)]
+    start = max(far, default=min(shown[0], zero)) if root else spans[0][2]
     return Window(start, end + 0.02 * (end - start) + 1e-3, zero)
 
 
@@ -165,4 +166,10 @@ def _frame(axes: Axes, case: Case, rows: Sequence[str], window: Window) -> None:
     handles += axes.plot([], [], "x", color=ERROR, ms=7, mew=1.8, label="ERROR line")
     if case.faulty:
         handles.append(Patch(facecolor="none", edgecolor=FAULT, hatch="////", label="fault in force"))
-    axes.figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8.5)
+    axes.figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=len(handles) if len(handles) <= 8 else (len(handles) + 1) // 2,
+        frameon=False,
+        fontsize=8.5,
+    )
