@@ -48,7 +48,6 @@ check: $(STAMP)  ## style, types, import rules, architecture: under a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 format: $(STAMP)  ## let ruff mend what it can

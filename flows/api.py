@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+import uuid
 from typing import Any
 
 from injection.procfs import Identity
@@ -13,13 +14,20 @@ from injection.procfs import Identity
 #: A Prefect run in one of these will not change any more.
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
+#: What Prefect answers when SQLite is locked; its own client asks again, too.
+BUSY = 503
+
 
 class ServerError(RuntimeError):
     """The server is not there, or refused."""
 
 
+class _BusyError(ServerError):
+    """The server is there and has no time: SQLite was locked, or it did not answer soon enough."""
+
+
 class Api:
-    """A server by its API address, e.g. ``http://127.0.0.1:4200/api``."""
+    """A server by its API address, e.g. ``http://127.0.0.1:4200/api``. Every request may be repeated without harm."""
 
     def __init__(self, url: str, timeout_s: float = 15.0) -> None:
         self.url = url.rstrip("/")
@@ -27,24 +35,40 @@ class Api:
         # A proxy of the user's environment must not stand between two processes of one machine.
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """One request; the answer as JSON. Raises `ServerError` with one sentence."""
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None, patience_s: float = 60.0) -> Any:
+        """One request; the answer as JSON. A busy server is asked again for ``patience_s`` seconds.
+
+        Raises `ServerError` with one sentence.
+        """
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._ask(method, path, body)
+            except _BusyError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.5)
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}{path}", data=data, method=method, headers=headers)  # noqa: S310 - our own loopback address
+        request = urllib.request.Request(f"{self.url}{path}", data=data, method=method, headers=headers)  # noqa: S310 - ours
         try:
             with self._open(request, timeout=self.timeout_s) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as refusal:
-            raise ServerError(f"the Prefect server refused {method} {path}: {refusal.code} {_detail(refusal.read())}") from None
-        except (OSError, urllib.error.URLError) as error:
+            kind = _BusyError if refusal.code == BUSY else ServerError
+            raise kind(f"the Prefect server refused {method} {path}: {refusal.code} {_detail(refusal.read())}") from None
+        except TimeoutError:
+            raise _BusyError(f"the Prefect server at {self.url} did not answer within {self.timeout_s:.0f} s") from None
+        except OSError as error:
             raise ServerError(f"no Prefect server answers at {self.url}: {error}") from None
         return json.loads(text) if text else None
 
     def healthy(self) -> bool:
         """Whether the server answers."""
         try:
-            return bool(self.call("GET", "/health"))
+            return bool(self.call("GET", "/health", patience_s=0))
         except ServerError:
             return False
 
@@ -74,7 +98,7 @@ class Api:
     def start(self, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Start a run of ``flow/deployment``; returns the flow run."""
         found = self.call("GET", f"/deployments/name/{deployment}")
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": uuid.uuid4().hex}
         return dict(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body))
 
     def flow_run(self, run: str) -> dict[str, Any]:
