@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ def score_run(paths: RunPaths) -> dict[str, Any]:
     write_atomic(paths.score, text.encode() + b"\n")
     written: dict[str, Any] = json.loads(text)
     return written
+
+
+def standings(scores: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Scores of several runs as one row per diagnoser and tier: rates with intervals next to chance (`diagnosis.summary`)."""
+    # Imported here: the interval brings all of scipy, which scoring one run does not need.
+    from diagnosis.summary import summarise
+
+    return summarise(verdict for score in scores for verdict in score["verdicts"])
 
 
 def _checked_answers(paths: RunPaths, label: Label) -> list[dict[str, Any]]:

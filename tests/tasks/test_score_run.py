@@ -8,7 +8,7 @@ import pytest
 from storage.layout import RunPaths
 from storage.truth import load_names, save_salt
 from tasks.diagnose import diagnose_run
-from tasks.score import SealBrokenError, score_run
+from tasks.score import SealBrokenError, score_run, standings
 from tasks.seal import seal_run
 from tests.synthetic_job import make_run
 
@@ -41,6 +41,16 @@ def test_score_names_components_as_the_job_does(run: RunPaths) -> None:
     assert first["grains"]["component"]["chance"]["ac1"] == pytest.approx(1 / 9)
     assert guess["top"]["component"] in load_names(run)
     assert score["label"]["component"] == "train1"
+
+
+def test_standings_read_several_scores_together(run: RunPaths, tmp_path: Path) -> None:
+    """A faulty and a healthy case give one row a diagnoser, with the false blame of the one who always blames."""
+    healthy = make_run(tmp_path, "noop")
+    seal_run(healthy)
+    diagnose_run(healthy, ["first-error", "random"], ["T1"])
+    first, guess = standings([score_run(run), score_run(healthy)])
+    assert (first["diagnoser"], first["n"], first["grains"]["stage"]["ac1"]["rate"]) == ("first-error", 2, 1.0)
+    assert (first["false_blame"]["rate"], guess["false_blame"]["rate"]) == (0.0, 1.0)
 
 
 TAMPER: dict[str, Callable[[RunPaths], object]] = {
