@@ -116,11 +116,10 @@ def series_finding(choice: Choice) -> str:
 
 def silence(absent: Sequence[Key]) -> str:
     """Which stage times no longer came, by name, and how many other metrics fell silent with them."""
-    times = sorted(
-        {metric.removeprefix("timeperf/") for stage, metric, _ in absent if stage and metric.startswith("timeperf/")}
-    )
-    others = len(absent) - len(times)
-    named = f"no more stage times of {', '.join(times)}" if times else ""
+    timed = {metric for stage, metric, _ in absent if stage and metric.startswith("timeperf/")}
+    names = ", ".join(sorted(metric.removeprefix("timeperf/") for metric in timed))
+    others = len(absent) - len(timed)
+    named = f"no more stage times of {names}" if timed else ""
     rest = f"{count(others, 'other metric')} fell silent" if others else ""
     return "; ".join(part for part in (named, rest) if part)
 
