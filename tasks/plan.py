@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from injection.draw import resolve, resolve_expected
+from injection.preflight import best_place
 from injection.scenario import Scenario
 from injection.scenario import load_scenario as read_scenario
 from rlhf.config import JobConfig, Timeouts, job_config
@@ -68,7 +69,7 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
     if arm not in scenario.arms:
         raise ValueError(f"scenario {scenario.name!r} has no arm {arm!r}; it has: {', '.join(scenario.arms)}")
     job = job_config({**profile(profile_name).job, **scenario.job, "seed": seed})
-    where = place or "virtual-cluster"
+    where = place or best_place()
     faults = resolve(
         scenario,
         job=asdict(job),
