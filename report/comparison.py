@@ -9,7 +9,8 @@ from typing import Any
 
 from report.case import Case
 from report.contrast import Contrast, contrasts
-from report.movement import CANNOT_TELL, MOVED, OUTSIDE, Band, Key, Movement, absent, movements, outside_share
+from report.movement import CANNOT_TELL, MOVED, OUTSIDE, Band, Movement, absent, movements, outside_share
+from report.sample import Key
 from report.sampled import measured
 
 

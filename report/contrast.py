@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from report.movement import CANNOT_TELL, FALSE_DISCOVERY_RATE, MOVED, Key, Sample, false_discovery
+from report.movement import CANNOT_TELL, FALSE_DISCOVERY_RATE, MOVED, false_discovery
+from report.sample import Key, Sample
 
 Samples = NDArray[np.float64]
 

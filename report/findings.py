@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from report.case import Case
 from report.comparison import RunComparison, count
-from report.movement import MOVED, Key, Movement
+from report.movement import MOVED, Movement
+from report.sample import Key
 from report.series import Choice
 from report.verdicts import Verdict
 

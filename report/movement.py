@@ -8,13 +8,14 @@ Many samples are tested at once, so each p-value also gets a Benjamini-Hochberg 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from scipy import stats
 
 from report.outcome import role_of
+from report.sample import Key, Sample
 
 #: Fewer healthy samples than this: the interval is so wide (t > 4) that the answer is "cannot tell".
 MIN_SAMPLES = 4
@@ -41,26 +42,6 @@ class Band(Protocol):
     def lo_t(self) -> float: ...
     @property
     def hi_t(self) -> float: ...
-
-
-Key = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One number of a run: `value` in `unit` of `metric`, by `component` in `stage` of `step`."""
-
-    stage: str
-    metric: str
-    unit: str
-    component: str
-    step: int
-    value: float
-
-    @property
-    def key(self) -> Key:
-        """What its band is found by."""
-        return (self.stage, self.metric, role_of(self.component))
 
 
 @dataclass(frozen=True)
@@ -93,15 +74,6 @@ class Movement:
     p: float | None
     q: float | None
     verdict: str
-
-
-def samples_of(rows: Iterable[Mapping[str, Any]]) -> list[Sample]:
-    """The finite numbers among the rows of a metrics table; missed samples (null) are left out, never filled in."""
-    return [
-        Sample(row["stage"] or "", row["metric"], row["unit"] or "", row["component"], int(row["step"]), float(row["value"]))
-        for row in rows
-        if row["value"] is not None and math.isfinite(row["value"])
-    ]
 
 
 def movements(samples: Sequence[Sample], bands: Mapping[Key, Band]) -> list[Movement]:

@@ -13,7 +13,8 @@ from report import findings
 from report.case import Case
 from report.comparison import Comparison, Contrasted, RunComparison, measured_from, tell_counts
 from report.confusion import Confusion, confusion
-from report.movement import Band, Key
+from report.movement import Band
+from report.sample import Key
 from report.series import series
 from report.stagetimes import stage_times
 from report.tables import COLUMNS, result_rows

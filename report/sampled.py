@@ -12,7 +12,7 @@ from collections import defaultdict
 from statistics import fmean
 
 from report.case import Case
-from report.movement import Sample, samples_of
+from report.sample import Sample, samples_of
 
 #: Readings that mean something on their own; counters that only grow do not.
 SAMPLED = ("cpu_ratio", "rss_bytes")

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 
 from report.case import Case
 from report.drawing import BAND, ERROR, INK, LINE, MUTED, PAPER, bare, drawing, printable, to_svg
-from report.movement import MIN_SAMPLES, Band, Key, Sample, samples_of
+from report.movement import MIN_SAMPLES, Band
+from report.sample import Key, Sample, samples_of
 from storage.records import Role
 
 #: Rows drawn at most; a stage has one or two timings.

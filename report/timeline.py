@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -101,15 +102,14 @@ def _stages(axes: Axes, case: Case, rows: Sequence[str], window: Window) -> None
 
 
 def _activity(axes: Axes, case: Case, rows: Sequence[str], window: Window) -> None:
-    """A faint bar where a process used its core: it shows who worked, waited, or was gone."""
+    """A faint area where a process used its core: it shows who worked, waited, or was gone. A missed reading is a hole."""
     for index, component in enumerate(rows):
-        samples = [row for row in case.metrics if row["metric"] == _ACTIVITY and row["component"] == component]
-        for earlier, later in pairwise(samples):
-            if later["value"] is None or not (window.holds(earlier["wall_s"]) and window.holds(later["wall_s"])):
-                continue
-            height = 0.86 * min(1.0, max(0.02, float(later["value"])))
-            left, right = window.at(earlier["wall_s"]), window.at(later["wall_s"])
-            axes.bar(left, height, right - left, bottom=index + 0.43 - height, align="edge", color=LINE, zorder=1)
+        mine = (row for row in case.metrics if row["metric"] == _ACTIVITY and row["component"] == component)
+        samples = [row for row in mine if window.holds(row["wall_s"])]
+        foot = index + 0.43
+        tops = [foot - 0.86 * min(1.0, row["value"]) if row["value"] is not None else math.nan for row in samples]
+        times = [window.at(row["wall_s"]) for row in samples]
+        axes.fill_between(times, tops, foot, step="pre", color=LINE, linewidth=0, zorder=1)
 
 
 def _fault(axes: Axes, case: Case, rows: Sequence[str], window: Window) -> None:

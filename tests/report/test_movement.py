@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from report.contrast import contrasts
-from report.movement import CANNOT_TELL, MOVED, OUTSIDE, WITHIN, Sample, absent, movements, outside_share
+from report.movement import CANNOT_TELL, MOVED, OUTSIDE, WITHIN, absent, movements, outside_share
+from report.sample import Sample
 from storage.bands import Band, band
 
 KEY = ("train", "timeperf/train_step", "train")
