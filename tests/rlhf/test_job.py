@@ -1,0 +1,182 @@
+"""The whole job, as processes on the loopback, without and with Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rlhf import ray_nodes
+from rlhf.config import JobConfig, Posture, Timeouts
+from rlhf.topology import components
+from tests.rlhf.job_folder import Hold, JobFolder, free_ports
+
+pytestmark = pytest.mark.job
+
+SMALL = JobConfig(steps=3, train_workers=1, rollout_workers=1, prompts_per_step=4, samples_per_prompt=4)
+PATIENT = {"steps": 500, "prompts_per_step": 4, "samples_per_prompt": 4}
+
+
+def _finish(folder: JobFolder, job: subprocess.Popen[bytes]) -> int:
+    """Exit code of the job; then the scheduler is ended and nothing may be left."""
+    code = job.wait(200)
+    scheduler = folder.processes["rlhf.scheduler"]
+    scheduler.terminate()
+    assert scheduler.wait(60) == 0, folder.log("scheduler")
+    assert folder.living() == []
+    return code
+
+
+def _check_success(folder: JobFolder, config: JobConfig) -> None:
+    assert len(folder.stats("controller", "reward")) == config.steps
+    assert all(0.0 <= value <= 1.0 for value in folder.stats("controller", "reward"))
+    for key in (
+        "e2e",
+        "weights_update_step",
+        "rollout_main",
+        "reference_step",
+        "train_distributed_batch",
+        "latest_recover_save",
+    ):
+        assert folder.stats("controller", f"timeperf/{key}"), key
+    for component in components(config):
+        assert folder.registration(component)["component"] == component
+        assert folder.log(component), component
+    assert folder.stats("rollout0", "weights_version") == sorted(folder.stats("rollout0", "weights_version"))
+    assert max(folder.stats("rollout0", "weights_version")) == config.steps - 1
+    assert "ERROR" not in folder.log("controller")
+    assert folder.log("controller").splitlines()[-1].endswith("scheduler cleanup_jobs finished")
+
+
+def test_a_small_job_runs_and_leaves_nothing(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """Three steps without Ray: exit 0, a reward a step, every process registered, nothing running afterwards."""
+    folder = job_folder(SMALL)
+    folder.start("rlhf.scheduler")
+    assert _finish(folder, folder.start("rlhf.job")) == 0, folder.log("controller")
+    _check_success(folder, SMALL)
+
+
+def _lose_rollout1(folder: JobFolder) -> tuple[int, Hold]:
+    """Kill the second rollout worker while the job is held entering a rollout; the exit code, and what was announced."""
+    hold = Hold(folder, "rollout", 2, lambda: os.kill(folder.registration("rollout1")["pid"], signal.SIGKILL))
+    folder.start("rlhf.scheduler")
+    job = folder.start("rlhf.job", STAGE_SOCKET=str(hold.path), STAGE_DEADLINE_S="60")
+    return _finish(folder, job), hold
+
+
+def test_a_lost_rollout_worker_comes_out_in_train(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """kill -9 in rollout: with posture `continue` the error is the batch's size, in train, both sizes in the text."""
+    folder = job_folder(JobConfig(**PATIENT, train_workers=1))
+    code, listener = _lose_rollout1(folder)
+    assert code == 1
+    log = folder.log("controller")
+    assert "FrameworkError: DistributedBatchMemoryError: Batch size mismatch for key 'group_id': expected 8, got 16" in log
+    assert log.splitlines()[-1].startswith("rlhf.errors.FrameworkError: FrameworkError: DistributedBatchMemoryError")
+    assert "rollout result of a worker is dropped" in log
+    assert "worker rollout1" in folder.log("scheduler") and "exit code -9" in folder.log("scheduler")
+    assert [stage for stage, phase in listener.seen if phase == "error"] == ["train"]
+
+
+def test_posture_abort_reports_in_rollout(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """The same loss with posture `abort` is a RolloutError, in rollout."""
+    folder = job_folder(JobConfig(**PATIENT, train_workers=1, posture=Posture(partial_rollout="abort")))
+    code, listener = _lose_rollout1(folder)
+    assert code == 1
+    assert (
+        folder.log("controller")
+        .splitlines()[-1]
+        .startswith("rlhf.errors.InferenceEngineError: InferenceEngineError: RolloutError")
+    )
+    assert [stage for stage, phase in listener.seen if phase == "error"] == ["rollout"]
+
+
+def _throttle(source: socket.socket, sink: socket.socket, bytes_per_s: float) -> None:
+    """Pass bytes on at a rate, until either end is closed."""
+    with contextlib.suppress(OSError):
+        while part := source.recv(4096):
+            time.sleep(len(part) / bytes_per_s)
+            sink.sendall(part)
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _slow_link(address: str, bytes_per_s: float) -> str:
+    """A relay to ``address`` that is slow in sending there; its own address."""
+    server = socket.create_server(("127.0.0.1", 0))
+    host, _, port = address.rpartition(":")
+
+    def accept() -> None:
+        while True:
+            near, _ = server.accept()
+            far = socket.create_connection((host, int(port)))
+            for ends in ((near, far, bytes_per_s), (far, near, 1e9)):
+                threading.Thread(target=_throttle, args=ends, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return "{}:{}".format(*server.getsockname())
+
+
+def test_a_slow_upload_comes_out_at_the_rollout_workers(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """One train worker's narrow link: both rollout workers report UpdateWeightError first, that worker nothing."""
+    timeouts = Timeouts(update_weights=4.0, upload_weights=4.0, rpc_grace=4.0)
+    folder = job_folder(JobConfig(**PATIENT, time_scale=1.0, timeouts=timeouts))
+    table = json.loads((folder.path / "addresses.json").read_text())
+    link = "train1>metaserver:weights"
+    table["dial"][link] = _slow_link(table["dial"][link], bytes_per_s=20_000)
+    (folder.path / "addresses.json").write_text(json.dumps(table))
+    folder.start("rlhf.scheduler")
+    assert _finish(folder, folder.start("rlhf.job")) == 1
+    errors = [line for line in folder.log("controller").splitlines() if "Exception caught when waiting for future" in line]
+    assert len(errors) == 3
+    assert all("UpdateWeightError" in line and "rollout" in line for line in errors[:2])
+    assert "UploadWeightsError" in errors[2] and "train1" in errors[2]
+    assert folder.log("controller").splitlines()[-1].startswith("rlhf.errors.InferenceEngineError")
+    assert "upload_weights success" in folder.log("train0")
+    assert "ERROR" not in folder.log("train1") and "success" not in folder.log("train1").split("initialize success")[-1]
+
+
+def test_sigterm_cleans_up_and_is_passed_on(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """SIGTERM: jobs are cancelled, the process dies by that signal, no worker is left."""
+    folder = job_folder(JobConfig(**PATIENT, train_workers=2))
+    folder.start("rlhf.scheduler")
+    job = folder.start("rlhf.job")
+    folder.wait_for_line("controller", "train succeeded, step: 0,", job)
+    job.terminate()
+    assert _finish(folder, job) == -signal.SIGTERM
+    assert "scheduler cleanup_jobs finished" in folder.log("controller")
+
+
+@pytest.fixture
+def ray_address(scratch: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A cluster of one node on the loopback."""
+    folder = scratch / "ray"
+    folder.mkdir(mode=0o700)
+    env, port = ray_nodes.environment(folder), free_ports(["ray"])["ray"]
+    argv = ray_nodes.node_argv(folder, ray_nodes.LOOPBACK, ["localhost"], port=port)
+    with (scratch / "node.log").open("wb") as log:
+        node = subprocess.Popen(argv, env={**os.environ, **env}, stdout=log, stderr=log)
+    yield f"{ray_nodes.LOOPBACK}:{port}", env
+    node.terminate()
+    node.wait(60)
+
+
+def test_the_same_job_through_ray(
+    job_folder: Callable[[JobConfig], JobFolder], ray_address: tuple[str, dict[str, str]]
+) -> None:
+    """Placed by Ray the job does the same; what was asked of Ray is recorded, and no word of Ray is in the controller's log."""
+    address, env = ray_address
+    folder = job_folder(SMALL)
+    folder.start("rlhf.scheduler", "--ray", address, **env)
+    assert _finish(folder, folder.start("rlhf.job", **env)) == 0, folder.log("controller")
+    _check_success(folder, SMALL)
+    recorded = json.loads((folder.path / "ray.json").read_text())
+    assert recorded["actor"]["max_restarts"] == 0 and recorded["log_to_driver"] is False
+    assert "ray" not in folder.log("controller").lower()

@@ -1,0 +1,100 @@
+"""Weights through the store: whole, or an honest error at the right deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import requests
+import torch
+
+from rlhf import links
+from rlhf.config import JobConfig
+from rlhf.errors import InferenceEngineError
+from rlhf.metaserver import MetaServer, serve_app
+from rlhf.weights import WeightStore
+
+CONFIG = JobConfig(time_scale=3600.0, upload_chunk_bytes=1000)
+
+
+@pytest.fixture
+def store(job_folder: Callable[[JobConfig], object]) -> Iterator[str]:
+    """A served store; its address."""
+    job_folder(CONFIG)
+    listener = links.listen("metaserver", "weights")
+    loop = asyncio.new_event_loop()
+    runner = loop.run_until_complete(serve_app(MetaServer().app(), listener))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield "http://{}:{}/v1".format(*links.listen_address("metaserver", "weights"))
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(30)
+    loop.run_until_complete(runner.cleanup())
+    loop.close()
+
+
+def test_shards_arrive_whole(store: str) -> None:
+    """What two trainers upload in chunks is what a rollout worker fetches, bit for bit."""
+    shards = [{"a": torch.randn(50, 70)}, {"b": torch.randn(3), "c": torch.arange(5)}]
+    for rank, shard in enumerate(shards):
+        WeightStore(f"train{rank}", CONFIG).publish(shard, rank, version=4)
+    fetched = WeightStore("rollout0", CONFIG).fetch(4, ranks=2)
+    assert fetched.keys() == {"a", "b", "c"}
+    assert all(torch.equal(tensor, {**shards[0], **shards[1]}[name]) for name, tensor in fetched.items())
+    manifest = requests.get(f"{store}/get_json/v4/shard0", timeout=5).json()
+    assert manifest["chunks"] == -(-manifest["bytes"] // 1000) > 10
+
+
+def test_a_missing_shard_is_waited_for_until_the_deadline(store: str) -> None:
+    """With one shard lacking, fetching ends at its own deadline with UpdateWeightError, not before and not much later."""
+    WeightStore("train0", CONFIG).publish({"a": torch.ones(3)}, 0, version=1)
+    start = time.monotonic()
+    with pytest.raises(
+        InferenceEngineError, match=r"UpdateWeightError: Failed to update weights: timed out after .* version 1"
+    ):
+        WeightStore("rollout0", CONFIG).fetch(1, ranks=2)
+    assert time.monotonic() - start >= CONFIG.timeout_s("update_weights") - 0.01
+
+
+def test_chunks_without_a_manifest_are_invisible(store: str) -> None:
+    """A shard counts only once its manifest is there: a torn upload is never loaded."""
+    requests.put(f"{store}/put_binary/v2/shard0/0", data=b"x", timeout=5)
+    with pytest.raises(InferenceEngineError, match="timed out"):
+        WeightStore("rollout0", CONFIG).fetch(2, ranks=1)
+
+
+def test_a_shard_of_the_wrong_size_is_refused(store: str) -> None:
+    """A manifest that promises other bytes than there are is an error, not weights."""
+    requests.put(f"{store}/put_binary/v3/shard0/0", data=b"xyz", timeout=5)
+    requests.put(f"{store}/put_json/v3/shard0", json={"chunks": 1, "bytes": 9}, timeout=5)
+    with pytest.raises(InferenceEngineError, match="has 3 bytes, its manifest says 9"):
+        WeightStore("rollout0", CONFIG).fetch(3, ranks=1)
+
+
+def test_memory_stays_bounded_over_versions(store: str) -> None:
+    """An uploader deletes its own keys of two versions ago, and nobody else's."""
+    mine, other = WeightStore("train0", CONFIG), WeightStore("train1", CONFIG)
+    other.publish({"b": torch.ones(2)}, 1, version=0)
+    sizes = []
+    for version in range(6):
+        mine.publish({"a": torch.ones(1000)}, 0, version)
+        sizes.append(requests.get(f"{store}/health", timeout=5).json()["storage_size"])
+    assert sizes[1] == sizes[-1] > sizes[0]
+    keys = requests.get(f"{store}/keys", timeout=5).json()["keys"]
+    assert {key.split("/")[0] for key in keys if "shard0" in key} == {"v4", "v5"}
+    assert any(key.startswith("v0/shard1") for key in keys)
+
+
+def test_endpoints_answer_as_documented(store: str) -> None:
+    """Unknown keys are 404 by name, JSON that is none is 400, deleting works once."""
+    missing = requests.get(f"{store}/get_binary/no/such", timeout=5)
+    assert (missing.status_code, missing.text) == (404, "Key 'no/such' not found")
+    assert requests.put(f"{store}/put_json/k", data=b"{", timeout=5).status_code == 400
+    assert not requests.get(f"{store}/has_key/k", timeout=5).json()["has_key"]
+    requests.put(f"{store}/put_json/k", json=[1], timeout=5)
+    assert requests.get(f"{store}/get_json/k", timeout=5).json() == [1]
+    assert [requests.delete(f"{store}/delete/k", timeout=5).status_code for _ in range(2)] == [200, 404]
+    assert requests.get(f"{store}/health", timeout=5).json() == {"status": "healthy", "storage_size": 0}
