@@ -42,8 +42,8 @@ def series(case: Case, comparison: RunComparison | None) -> tuple[Markup, Choice
 
 
 def choose(case: Case, comparison: RunComparison | None) -> Choice | None:
-    """The metric that stood out most; without a comparison, the time of the stage the fault was in."""
-    for one in comparison.stood_out if comparison else []:
+    """The metric that stood out most, the job's own before the sampler's; without one, the time of the stage of the fault."""
+    for one in sorted(comparison.stood_out, key=lambda one: one.metric in SAMPLED) if comparison else []:
         sampled = one.metric in SAMPLED
         band = None if sampled else (one.lo_t, one.hi_t)
         choice = Choice(
