@@ -36,9 +36,9 @@ def connect(address: str, job_dir: Path) -> None:
 class RemoteHost:
     """The same calls as a Host has, answered by the actor on the Ray node that has the resource ``host_<name>``."""
 
-    def __init__(self, name: str, job_dir: str, with_torch: bool, environment: dict[str, str]):
+    def __init__(self, name: str, job_dir: str, preload: str, environment: dict[str, str]):
         placed = ray.remote(Host).options(resources={f"host_{name}": 0.001}, **ACTOR)
-        self._actor = placed.remote(job_dir, with_torch, environment)
+        self._actor = placed.remote(job_dir, preload, environment)
 
     def start(self, component: str) -> None:
         ray.get(self._actor.start.remote(component))

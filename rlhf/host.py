@@ -27,11 +27,14 @@ class Engine:
 
 
 class Host:
-    """Starts and stops engines through a template of its own. All of them end with this process."""
+    """Starts and stops engines through a template of its own. All of them end with this process.
 
-    def __init__(self, job_dir: str, with_torch: bool, environment: dict[str, str]):
+    ``preload`` is what the template imports: ``train``, ``torch`` or ``none``.
+    """
+
+    def __init__(self, job_dir: str, preload: str, environment: dict[str, str]):
         log = Path(job_dir) / "template.log"
-        argv = [sys.executable, "-m", "rlhf.template", job_dir, "torch" if with_torch else "no-torch"]
+        argv = [sys.executable, "-m", "rlhf.template", job_dir, preload]
         with log.open("ab") as errors:
             pipe = subprocess.PIPE
             env = {**os.environ, **environment, **THREADS}

@@ -148,7 +148,7 @@ def _worker(component: str, exit_code: int | None) -> dict[str, Any]:
 
 
 def open_hosts(job_dir: Path, ray_address: str | None) -> dict[str, AnyHost]:
-    """The host of each worker. One that carries no engine needs no torch in its template."""
+    """The host of each worker, with what those need in its template."""
     carried: dict[str, list[str]] = {}
     for component, host in name_table()["host"].items():
         if role_and_rank(component)[0] not in (Role.CONTROLLER, Role.SCHEDULER):
@@ -156,17 +156,22 @@ def open_hosts(job_dir: Path, ray_address: str | None) -> dict[str, AnyHost]:
     environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
     hosts: dict[str, AnyHost] = {}
     for name, components in carried.items():
-        with_torch = any(role_and_rank(component)[0] in RANKED_ROLES for component in components)
-        hosts |= dict.fromkeys(components, _open_host(name, job_dir, ray_address, with_torch, environment))
+        hosts |= dict.fromkeys(components, _open_host(name, job_dir, ray_address, _preload(components), environment))
     return hosts
 
 
-def _open_host(name: str, job_dir: Path, ray_address: str | None, with_torch: bool, environment: dict[str, str]) -> AnyHost:
+def _preload(components: list[str]) -> str:
+    """What a host's template must have imported for the components it carries."""
+    roles = {role_and_rank(component)[0] for component in components}
+    return "train" if Role.TRAIN in roles else "torch" if roles & set(RANKED_ROLES) else "none"
+
+
+def _open_host(name: str, job_dir: Path, ray_address: str | None, preload: str, environment: dict[str, str]) -> AnyHost:
     if ray_address is None:
-        return Host(str(job_dir), with_torch, environment)
+        return Host(str(job_dir), preload, environment)
     from rlhf.actors import RemoteHost
 
-    return RemoteHost(name, str(job_dir), with_torch, environment)
+    return RemoteHost(name, str(job_dir), preload, environment)
 
 
 async def serve(job_dir: Path, ray_address: str | None) -> None:

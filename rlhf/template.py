@@ -20,8 +20,12 @@ import traceback
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
-TORCH = ("torch", "torch._dynamo", "torch.distributed", "rlhf.workers", "rlhf.serve_engine")
-NO_TORCH = ("aiohttp.web", "rlhf.metaserver", "rlhf.reward", "rlhf.serve_engine")
+#: What to import before the first fork. The first optimizer step imports torch._dynamo, a second of a core in every process.
+PRELOADS = {
+    "train": ("torch._dynamo", "rlhf.workers", "rlhf.serve_engine"),
+    "torch": ("rlhf.workers", "rlhf.serve_engine"),
+    "none": ("rlhf.metaserver", "rlhf.reward", "rlhf.serve_engine"),
+}
 
 
 class Template:
@@ -108,9 +112,9 @@ class Template:
 
 
 def main() -> None:
-    """``python -m rlhf.template JOB_DIR torch|no-torch``."""
-    job_dir, kind = Path(sys.argv[1]), sys.argv[2]
-    for module in TORCH if kind == "torch" else NO_TORCH:
+    """``python -m rlhf.template JOB_DIR train|torch|none``."""
+    job_dir, preload = Path(sys.argv[1]), sys.argv[2]
+    for module in PRELOADS[preload]:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # a collection in a child would touch, and so copy, every shared page

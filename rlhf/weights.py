@@ -5,6 +5,7 @@ A key carries the version. The store never evicts, so who uploads version v dele
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -15,6 +16,8 @@ from rlhf import wire
 from rlhf.config import JobConfig
 from rlhf.errors import InferenceEngineError, TrainEngineError
 from rlhf.links import open_session
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
 KEPT_VERSIONS = 2
@@ -74,8 +77,11 @@ class WeightStore:
 
     def _forget(self, version: int) -> None:
         """Delete an old version's keys. One that cannot be deleted costs memory there, not this step."""
-        for key in self._sent.pop(version, []):
-            self._session.delete(f"http://metaserver/v1/delete/{key}", timeout=self._config.timeout_s("upload_weights"))
+        try:
+            for key in self._sent.pop(version, []):
+                self._ask("DELETE", f"delete/{key}", self._config.timeout_s("upload_weights"))
+        except requests.RequestException as error:
+            logger.warning("weights of version %d are left in the store: %s", version, error)
 
     def _ask(self, method: str, path: str, timeout_s: float, **content: Any) -> requests.Response:
         response = self._session.request(method, f"http://metaserver/v1/{path}", timeout=timeout_s, **content)

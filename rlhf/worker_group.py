@@ -73,12 +73,6 @@ class WorkerGroup:
         """Names of those that do not answer /health now."""
         return [client.component for client in self._calls if not client.healthy()]
 
-    def close(self) -> None:
-        """End threads and connections."""
-        self._pool.shutdown()
-        for client in [*self._calls, *self._events]:
-            client.close()
-
     def _guard(self, sub_error: str, function: Any, *arguments: Any, **named: Any) -> Any:
         try:
             return function(*arguments, **named)

@@ -20,7 +20,7 @@ from rlhf.registry import registered, start_ticks
 @pytest.fixture
 def host(job_folder: Callable) -> Iterator[Host]:
     folder = job_folder(JobConfig())
-    made = Host(str(folder.path), with_torch=False, environment={})
+    made = Host(str(folder.path), preload="none", environment={})
     yield made
     made.close()
 
@@ -79,7 +79,7 @@ def test_engines_inherit_nothing_but_standard_streams(host: Host) -> None:
 OWNER = """
 import sys, time
 from rlhf.host import Host
-host = Host(sys.argv[1], with_torch=False, environment={})
+host = Host(sys.argv[1], preload="none", environment={})
 host.start("reward")
 time.sleep(1000)
 """

@@ -60,9 +60,11 @@ def _check_success(folder: JobFolder, config: JobConfig) -> None:
 def test_a_small_job_runs_and_leaves_nothing(job_folder: Callable[[JobConfig], JobFolder]) -> None:
     """Three steps without Ray: exit 0, a reward a step, every process registered, nothing running afterwards."""
     folder = job_folder(SMALL)
-    folder.start("rlhf.scheduler")
+    listener = Hold(folder, "reward", 1, lambda: None)
+    folder.start("rlhf.scheduler", STAGE_SOCKET=str(listener.path))
     assert _finish(folder, folder.start("rlhf.job")) == 0, folder.log("controller")
     _check_success(folder, SMALL)
+    assert listener.seen == [("reward", "enter"), ("reward", "exit")] * SMALL.steps, "a rollout worker announces its scoring"
 
 
 def _lose_rollout1(folder: JobFolder) -> tuple[int, Hold]:
