@@ -138,6 +138,7 @@ class Hand:
         backend = capability(kind, shop.place_kind)
         self._probe = Probe()
         target = await_target(self._entry["target"], shop.site, shop.arm_timeout_s, self._stopped.is_set)
+        # In every arm, the control included: so contention for the core is all that differs.
         if self._entry["target"].get("pin") and isinstance(target, LiveProcess):
             procfs.pin(target.who, max(os.sched_getaffinity(target.who.pid)))
         fault = make_fault(kind, self._entry["params"], Context(target, backend, self._probe.ask, shop.proxy_api))

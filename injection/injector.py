@@ -111,9 +111,9 @@ class Injector:
 
 def main(argv: list[str]) -> int:
     """Run until SIGTERM."""
-    told = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+    # Blocked and waited for, not handled: a handler runs in the main thread only, and the kernel may wake another one.
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         injector = Injector(read_spec(Path(argv[0])))
     except (OSError, ValueError, IndexError) as error:
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
     injector.start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    told.wait()
+    signal.sigwait(ends)
     return injector.stop()
 
 

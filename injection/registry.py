@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -44,15 +45,25 @@ TARGETS: dict[FaultKind, tuple[str, ...]] = {
 def parameter_problem(kind: str, params: dict[str, Any]) -> str:
     """What is wrong with parameters (numbers, in the units of their names), as one clause; empty = nothing."""
     try:
-        TypeAdapter(FAULTS[FaultKind(kind)].parameters).validate_python(params, strict=False)
+        _parameters(kind, params)
     except ValidationError as error:
         first = error.errors()[0]
         return f"{first['loc'][0] if first['loc'] else kind}: {first['msg'].lower()} (got {first['input']!r})"
+    except ValueError as error:
+        return str(error)
     return ""
 
 
 def make_fault(kind: str, params: dict[str, Any], ctx: Context) -> Fault:
     """The fault of a plan, ready to arm. Raises ValueError for bad parameters, RefusedError for the wrong target."""
-    known = FAULTS[FaultKind(kind)]
-    fault: Fault = known(ctx, TypeAdapter(known.parameters).validate_python(params))
+    fault: Fault = FAULTS[FaultKind(kind)](ctx, _parameters(kind, params))
     return fault
+
+
+def _parameters(kind: str, params: dict[str, Any]) -> Any:
+    known = FAULTS[FaultKind(kind)].parameters
+    names = [field.name for field in fields(known)]
+    for name in params:
+        if name not in names:  # a plain dataclass would let pydantic pass over it
+            raise ValueError(f"{name}: unknown parameter of {kind}; allowed: {', '.join(names) or 'none'}")
+    return TypeAdapter(known).validate_python(params)

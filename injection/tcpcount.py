@@ -67,19 +67,25 @@ def request_rate(dst: str, port: int, least_bytes: float, enough_bytes_per_s: fl
                 if key[2:] == (dst, port):
                     sent, waited_s = requests.seen(key, int(info["tcpi_bytes_acked"]), int(info["tcpi_bytes_received"]), now)
                     slowest = min(slowest, sent / waited_s) if sent >= least_bytes and waited_s > SAMPLE_S else slowest
+            requests.looked_once = True
             time.sleep(SAMPLE_S)
     return {"seen": slowest < float("inf"), "rate_bytes_per_s": round(slowest, 1) if slowest < float("inf") else -1.0}
 
 
 class Requests:
-    """Per connection: bytes sent since the last answer, and since when. Pure bookkeeping over what was seen."""
+    """Per connection: bytes sent since the last answer, and since when. Pure bookkeeping over what was seen.
+
+    A connection that appears after the first look (`looked_once`) has sent all its bytes since; a relay may have taken them all
+    in before it is seen for the first time.
+    """
 
     def __init__(self) -> None:
         self._open: dict[Connection, tuple[int, int, float]] = {}
+        self.looked_once = False
 
     def seen(self, key: Connection, acked: int, received: int, now_s: float) -> tuple[int, float]:
         """Bytes of the request under way and seconds since its first were seen; both 0 when there is none."""
-        base, answered, since_s = self._open.get(key, (acked, received, now_s))
+        base, answered, since_s = self._open.get(key, (0, received, now_s) if self.looked_once else (acked, received, now_s))
         if received != answered or acked == base:
             base, answered, since_s = acked, received, now_s
         self._open[key] = (base, answered, since_s)

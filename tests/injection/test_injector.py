@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from victim import Lab, Seam, Victim, alive, plan_fault, register, wait_until
 
 from injection import journal, procfs
 from injection.journal import State
 from injection.recover import sweep
+from tests.injection.victim import Lab, Seam, Victim, alive, plan_fault, register, wait_until
 
 
 @pytest.fixture
@@ -160,6 +160,16 @@ def test_one_client_at_a_barrier_keeps_no_other_waiting(scratch: Path, victim: V
     assert lab.stop() == 0
     controller.close()
     worker.close()
+
+
+def test_a_pinned_target_keeps_to_one_core_in_the_control_arm_too(scratch: Path, victim: Victim, labs: list[Lab]) -> None:
+    """Arming a target that is to be pinned moves all its threads to one core, whatever is done to it later."""
+    target = {"type": "process", "component": "train1", "pin": True}
+    lab = started(labs, scratch, victim, [plan_fault("noop", target=target)])
+    threads = [int(task.name) for task in Path(f"/proc/{victim.who.pid}/task").iterdir()]
+    assert len(threads) == 2
+    assert {tuple(os.sched_getaffinity(thread)) for thread in threads} == {(max(os.sched_getaffinity(0)),)}
+    assert lab.stop() == 0
 
 
 def test_nonsense_on_the_seam_harms_nobody(scratch: Path, victim: Victim, labs: list[Lab]) -> None:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from victim import Victim, plan_fault, register
 
 from injection import journal, procfs
 from injection.hand import Hand, Workshop
@@ -13,6 +12,7 @@ from injection.journal import State
 from injection.receipts import History
 from injection.recover import revert_record, sweep
 from injection.target import Site
+from tests.injection.victim import Victim, plan_fault, register
 
 
 @pytest.mark.parametrize("state", list(State))

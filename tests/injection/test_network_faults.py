@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from victim import Lab, Seam, plan_fault, register, wait_until
 
 from injection import procfs
 from injection.place import open_place
@@ -21,6 +20,7 @@ from injection.proxies import start_proxies
 from injection.proxy_client import ProxyClient
 from injection.tcpcount import Requests
 from storage.records import Link
+from tests.injection.victim import Lab, Seam, plan_fault, register, wait_until
 
 LINK = {"type": "link", "src": "train1", "dst": "metaserver", "purpose": "weights"}
 NAME = "train1>metaserver:weights"
@@ -111,7 +111,7 @@ def test_each_link_fault_through_the_proxy(scratch: Path, upload: Upload, kind: 
         seam = Seam(lab.seam)
         seam.reach("train", 3)
         verified = lab.wait_for("verified")
-        assert verified["ok"], verified
+        assert verified["ok"], verified["receipt"]
         assert upload.resets > 0 if kind == "network-reset" else upload.resets == 0
         assert lab.stop() == 0
         assert lab.history("gone")[0]["ok"]
@@ -193,7 +193,7 @@ class Cluster:
 
     def ask(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """A measurement made by a fresh process inside the cluster."""
-        code = "import json, sys; from injection.measure import ask_here as ask\nprint(json.dumps(ask(sys.argv[1], json.loads(sys.argv[2]))))"
+        code = "import json, sys, injection.measure as m; print(json.dumps(m.ask_here(sys.argv[1], json.loads(sys.argv[2]))))"
         log = self.lab.folder / "ask.log"
         log.unlink(missing_ok=True)
         process = self._start("", "ask", "-c", code, name, json.dumps(arguments))

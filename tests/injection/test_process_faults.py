@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from victim import Victim, wait_until
 
 from injection import procfs
 from injection.fault import RefusedError, Undo
@@ -23,6 +22,7 @@ from injection.faults.process_pause import Params as PauseParams
 from injection.faults.process_pause import ProcessPause
 from injection.measure import ask_here
 from injection.target import NoSuchTargetError
+from tests.injection.victim import Victim, wait_until
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ expected:
 JOB = {"steps": 12, "train_workers": 4, "rollout_workers": 2, "reference_workers": 1}
 STAGES = "'init', 'weights_update', 'rollout', 'reward', 'reference', 'train', 'checkpoint', 'cleanup'"
 
+SHIPPED = Path(__file__).resolve().parents[2] / "scenarios"
+
 #: What is written instead of what, the line it stands in, and the sentence after `file:line: `.
 REFUSALS = [
     ("when: enter", "when: entering", 8, "faults.0.trigger.when: 'entering' is not allowed; allowed: 'enter', 'exit', 'error'"),
@@ -186,6 +188,26 @@ def test_draws_reach_every_rank_and_step_and_are_shared(tmp_path: Path) -> None:
         }
 
 
+def test_a_fault_may_follow_so_many_steps_later(tmp_path: Path) -> None:
+    """`steps_later: 2` on the same range is two steps after the drawn one, for every seed."""
+    scenario = load(tmp_path / "s.yaml", GOOD.replace("[4, 8], stage: train", "[4, 8], steps_later: 2, stage: train"))
+    for seed in range(20):
+        link, pause = resolve(scenario, JOB, lambda _: 10.0, 150_000.0, seed, "legacy")
+        assert pause["trigger"]["step"] == link["trigger"]["step"] + 2
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_scenario_can_be_planned(path: Path) -> None:
+    """Each file under scenarios/ is accepted and resolves for many seeds in each of its arms."""
+    scenario = load_scenario(path)
+    assert scenario.name == path.stem
+    for arm in scenario.arms:
+        for seed in range(20):
+            faults = resolve(scenario, JOB, lambda _: 10.0, 150_000.0, seed, arm)
+            assert len(faults) == len(scenario.faults)
+            resolve_expected(scenario, faults)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
@@ -194,7 +216,7 @@ def test_draws_reach_every_rank_and_step_and_are_shared(tmp_path: Path) -> None:
             "{role: train, rank: 4}\n",
             "there is no train4: this job has train0, train1, train2, train3",
         ),
-        ("[4, 8], stage: w", "[4, 13], stage: w", "trigger.step 13 is never reached: the job has 12 steps"),
+        ("[4, 8], stage: w", "[4, 13], stage: w", "trigger.step 13 is never reached: the job's last step is 11"),
         ("1.5 x", "100000 x", "f1.params.rate_bytes_per_s: input should be greater than or equal to 100 (got 0.15)"),
     ],
 )

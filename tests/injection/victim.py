@@ -74,7 +74,9 @@ class Victim:
 
 def register(registry: Path, component: str, who: Identity, host: str = "localhost") -> None:
     entry = Registration(component, component.rstrip("0123456789"), 1, host, who.pid, who.start_ticks, "127.0.0.1")
-    (registry / f"{component}.json").write_text(json.dumps(asdict(entry)))
+    whole = registry / f"{component}.tmp"
+    whole.write_text(json.dumps(asdict(entry)))
+    whole.rename(registry / f"{component}.json")
 
 
 def plan_fault(kind: str, params: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
