@@ -115,14 +115,17 @@ class _LinkAdapter(HTTPAdapter):
 
     def __init__(self, src: str, dst: str, purpose: str):
         class Connection(HTTPConnection):
+            def __str__(self) -> str:  # begins every error's text
+                return f"connection to {dst}"
+
             def _new_conn(self) -> socket.socket:
                 timeout = self.timeout if isinstance(self.timeout, int | float) else None
                 try:
                     return dial(src, dst, purpose, timeout)
                 except TimeoutError as error:
-                    raise ConnectTimeoutError(self, f"Connection to {dst} timed out after {timeout} s") from error
+                    raise ConnectTimeoutError(self, f"timed out after {timeout} s") from error
                 except OSError as error:
-                    raise NewConnectionError(self, f"Failed to establish a connection to {dst}: {error}") from error
+                    raise NewConnectionError(self, f"failed: {error}") from error
 
         class Pool(HTTPConnectionPool):
             ConnectionCls = Connection
