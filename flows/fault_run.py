@@ -12,6 +12,7 @@ from tasks import steps
 from tasks.machine_lock import machine_lock
 from tasks.plan import Cell
 from tasks.revert import revert
+from tasks.unfinished import cut_short
 
 #: How long a run waits for another one to leave the machine, s. Longer than any cell, shorter than a night.
 MACHINE_WAIT_S = 3600.0
@@ -37,8 +38,10 @@ def fault_run(
             steps.arm(experiment)
             steps.observe(experiment)
             steps.revert(experiment)
-        finally:
-            revert(experiment)  # idempotent, and works when Prefect itself is what failed
+        except BaseException as error:
+            revert(experiment)  # the verb itself: idempotent, and works when Prefect is what failed
+            cut_short(experiment.paths, error)
+            raise
         steps.collect(experiment.paths)
     steps.seal(experiment.paths)
     steps.diagnose(experiment.paths)

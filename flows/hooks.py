@@ -14,6 +14,8 @@ from prefect.settings import PREFECT_API_URL
 from flows.api import Api
 from injection.recover import sweep
 from storage.layout import journal_dir
+from tasks.machine_lock import holder
+from tasks.unfinished import close_abandoned
 
 
 def undo(flow: Any, flow_run: Any, state: Any) -> None:
@@ -22,6 +24,9 @@ def undo(flow: Any, flow_run: Any, state: Any) -> None:
     log.warning("%s %s ended as %s: sweeping the journal", flow.name, flow_run.name, state.name)
     for outcome in sweep(journal_dir()):
         log.warning("undo: %s", outcome)
+    if not holder():  # nobody runs anything: what claims to be under way died with its flow
+        for run in close_abandoned():
+            log.warning("run %s died", run)
 
 
 def close_subflows(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - Prefect passes it by name

@@ -30,6 +30,7 @@ from tasks import seal as sealing
 from tasks.outcome import outcome_of
 from tasks.plan import Cell, Plan, matrix_cells, plan_cell, plan_hash
 from tasks.summary import describe
+from tasks.unfinished import close_abandoned
 
 #: The logger whose lines Prefect keeps (PREFECT_LOGGING_EXTRA_LOGGERS) and `faultline matrix` shows.
 log = logging.getLogger("faultline")
@@ -57,10 +58,12 @@ def plan_matrix(
 
 @task(name="preflight", task_run_name="preflight", **STEP)
 def preflight() -> list[Any]:
-    """Sweep the journal: an earlier run's leftovers would be this run's fault."""
+    """Sweep the journal: an earlier run's leftovers would be this run's fault. The machine is ours, so no run is under way."""
     outcomes = list(sweep(journal_dir()))
     for outcome in outcomes:
         log.warning("sweep: %s", outcome)
+    for run in close_abandoned():
+        log.warning("run %s was abandoned", run)
     return outcomes
 
 

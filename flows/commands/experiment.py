@@ -60,8 +60,12 @@ def recover(as_json: bool) -> None:
 
     from injection.recover import sweep
     from storage.layout import journal_dir
+    from tasks.machine_lock import holder
+    from tasks.unfinished import close_abandoned
 
     rows = [asdict(outcome) for outcome in sweep(journal_dir())]
+    if not holder():
+        close_abandoned()
     if as_json:
         print_json(rows)
     else:
