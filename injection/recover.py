@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from injection import journal, procfs
@@ -23,10 +23,18 @@ class Outcome:
     outcome: str
     reason: str
 
+    def __str__(self) -> str:
+        """As a person reads it."""
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{self.kind or 'record'} {self.fault_id} of run {self.run_id}: {self.outcome}{reason}"
+
 
 def revert_record(folder: Path, record: Record, ask: Ask = ask_here) -> tuple[Record, Measurement]:
-    """Undo one fault and prove it gone; legal from every state, again and again. The record ends as reverted or stuck."""
-    record = journal.advance(folder, record, State.REVERTING)
+    """Undo one fault and prove it gone; legal from every state, again and again. The record ends as reverted or stuck.
+
+    A journal that cannot be written (a full disk) keeps nobody from undoing: the next sweep undoes it once more.
+    """
+    record = _note(folder, record, State.REVERTING)
     kind = FAULTS[FaultKind(record.kind)]
     try:
         kind.revert(record.undo)
@@ -34,10 +42,17 @@ def revert_record(folder: Path, record: Record, ask: Ask = ask_here) -> tuple[Re
     except Exception as error:  # whatever went wrong, what may be left behind must be shown
         reason = f"{type(error).__name__}: {error}"
         found = Measurement(ok=False, probe="none", measured={"reason": reason})
-        return journal.advance(folder, record, State.STUCK, reason), found
+        return _note(folder, record, State.STUCK, reason), found
     if not found.ok:
-        return journal.advance(folder, record, State.STUCK, f"still there after reverting: {found.measured}"), found
-    return journal.advance(folder, record, State.REVERTED), found
+        return _note(folder, record, State.STUCK, f"still there after reverting: {found.measured}"), found
+    return _note(folder, record, State.REVERTED), found
+
+
+def _note(folder: Path, record: Record, state: State, reason: str = "") -> Record:
+    try:
+        return journal.advance(folder, record, state, reason)
+    except OSError:
+        return replace(record, state=state, reason=reason)
 
 
 def sweep(folder: Path) -> list[Outcome]:

@@ -75,20 +75,21 @@ def request_rate(dst: str, port: int, least_bytes: float, enough_bytes_per_s: fl
 class Requests:
     """Per connection: bytes sent since the last answer, and since when. Pure bookkeeping over what was seen.
 
-    A connection that appears after the first look (`looked_once`) has sent all its bytes since; a relay may have taken them all
-    in before it is seen for the first time.
+    What was sent between two looks in which an answer came may belong to the old request or the new one; it counts for the
+    new one, from the later look on, so that a link is never taken for slower than it is.
     """
 
     def __init__(self) -> None:
-        self._open: dict[Connection, tuple[int, int, float]] = {}
-        self.looked_once = False
+        self._open: dict[Connection, tuple[int, int, int, float]] = {}
 
     def seen(self, key: Connection, acked: int, received: int, now_s: float) -> tuple[int, float]:
         """Bytes of the request under way and seconds since its first were seen; both 0 when there is none."""
-        base, answered, since_s = self._open.get(key, (0, received, now_s) if self.looked_once else (acked, received, now_s))
-        if received != answered or acked == base:
-            base, answered, since_s = acked, received, now_s
-        self._open[key] = (base, answered, since_s)
+        base, last, answered, since_s = self._open.get(key, (acked, acked, received, now_s))
+        if received != answered:
+            base, answered, since_s = last, received, now_s
+        elif acked == base:
+            since_s = now_s
+        self._open[key] = (base, acked, answered, since_s)
         return acked - base, now_s - since_s
 
 
