@@ -15,13 +15,13 @@ from typing import Any
 from injection.place import Place, PlaceError, Process
 from rlhf import ray_nodes
 from rlhf.config import JobConfig
-from rlhf.topology import components, default_port, name_table, role_and_rank, virtual_host
+from rlhf.topology import components, default_port, name_table, virtual_host
 from storage.layout import RunPaths
-from storage.records import Link, Role
+from storage.records import Link
 
-#: The plain host's Ray node. Not 127.0.0.1: Ray would take the outer network's address in its place.
-PLAIN_RAY_ADDRESS = "127.0.0.2"
 STOP_GRACE_S = 5.0
+#: Ray's own port among the free ones; no component is called so.
+RAY = "ray"
 
 
 def component_hosts(config: JobConfig, place_kind: str) -> dict[str, str]:
@@ -38,8 +38,12 @@ class NativeJob:
         self._paths = paths
         self._config = config
         self._hosts = component_hosts(config, place.kind)
-        self._ports = {} if place.kind == "virtual-cluster" else free_ports(list(self._hosts))
-        self._nodes: list[Process] = []
+        self._ports: dict[str, int] = {}
+        self._ray_port = ray_nodes.PORT
+        if place.kind != "virtual-cluster":  # a network shared with others: take what is free
+            self._ports = free_ports([*(name for name in self._hosts if default_port(name)), RAY])
+            self._ray_port = self._ports.pop(RAY)
+        self._nodes: dict[str, Process] = {}
         self.scheduler: Process | None = None
         self.controller: Process | None = None
 
@@ -59,9 +63,20 @@ class NativeJob:
         head = self._start_ray(folder, env)
         control = self._hosts["scheduler"]
         job_dir = str(self._paths.job)
-        scheduler = [sys.executable, "-m", "rlhf.scheduler", job_dir, "--ray", f"{head}:{ray_nodes.PORT}"]
+        scheduler = [sys.executable, "-m", "rlhf.scheduler", job_dir, "--ray", f"{head}:{self._ray_port}"]
         self.scheduler = self._spawn(scheduler, control, env, self._paths.lab_logs / "scheduler.log")
         self.controller = self._spawn([sys.executable, "-m", "rlhf.job", job_dir], control, env, self._own_log("controller"))
+
+    def processes(self) -> list[tuple[str, Process, tuple[Path, ...]]]:
+        """Name, process and logs of what was started, the cause of another's end before it. The workers are not among them."""
+        logs, outer = self._paths.logs, self._paths.lab_logs
+        found: list[tuple[str, Process, tuple[Path, ...]]]
+        found = [(f"Ray's node {host}", node, (self._node_log(host),)) for host, node in self._nodes.items()]
+        if self.scheduler:
+            found.append(("the scheduler", self.scheduler, (logs / "scheduler.log", outer / "scheduler.log")))
+        if self.controller:
+            found.append(("the controller", self.controller, (logs / "controller.log",)))
+        return found
 
     def stop(self) -> None:
         """End the controller, then the scheduler, whose end takes the workers along. Ray's nodes are the place's to kill."""
@@ -79,15 +94,19 @@ class NativeJob:
             own = folder / host
             own.mkdir()
             shutil.copy(folder / "token", own / "token")
-            argv = ray_nodes.node_argv(own, self._address(host), [host], join="" if host == hosts[0] else head)
-            self._nodes.append(self._spawn(argv, host, env, self._paths.lab_logs / f"ray-{host}.log"))
+            join = "" if host == hosts[0] else head
+            argv = ray_nodes.node_argv(own, self._address(host), [host], join, self._ray_port)
+            self._nodes[host] = self._spawn(argv, host, env, self._node_log(host))
         return head
 
     def _address(self, host: str) -> str:
-        return self._place.host_address(host) if self._place.kind == "virtual-cluster" else PLAIN_RAY_ADDRESS
+        return self._place.host_address(host) if self._place.kind == "virtual-cluster" else ray_nodes.LOOPBACK
 
     def _spawn(self, argv: list[str], host: str, env: dict[str, str], log: Path) -> Process:
         return self._place.spawn(argv, host=host, log=log, env=env, cwd=self._paths.job)
+
+    def _node_log(self, host: str) -> Path:
+        return self._paths.lab_logs / f"ray-{host}.log"
 
     def _own_log(self, component: str) -> Path:
         """What a process writes before it has opened its own log belongs there too."""
@@ -118,8 +137,8 @@ def job_links(table: Mapping[str, Any]) -> list[Link]:
 
 
 def free_ports(names: list[str]) -> dict[str, int]:
-    """A free loopback port for every component that listens, all held open until all are chosen."""
-    held = {name: socket.socket() for name in names if role_and_rank(name)[0] != Role.CONTROLLER}
+    """A free loopback port for each name, all held open until all are chosen."""
+    held = {name: socket.socket() for name in names}
     try:
         for one in held.values():
             one.bind(("127.0.0.1", 0))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from injection.recover import sweep
-from storage.layout import RunPaths, journal_dir
+from storage.layout import RunPaths
 from tasks.arm import arm
 from tasks.collect import collect
 from tasks.diagnose import diagnose_run
@@ -15,29 +14,32 @@ from tasks.machine_lock import machine_lock
 from tasks.observe import observe
 from tasks.outcome import outcome_of
 from tasks.plan import Plan
+from tasks.recover import ready_machine
 from tasks.revert import revert
 from tasks.score import score_run
 from tasks.seal import seal_run
+from tasks.unfinished import cut_short
 
 Progress = Callable[[str], None]
 
 
-def run_experiment(plan: Plan, progress: Progress = lambda _: None) -> dict[str, Any]:
+def run_experiment(plan: Plan, progress: Progress = lambda _: None, wait_s: float = 0.0) -> dict[str, Any]:
     """One run from launch to score. Whatever happens, what was started is reverted and ended.
 
+    Waits up to ``wait_s`` seconds for another run to leave the machine.
     Returns the run's outcome with its ``run_id`` (see `tasks.outcome.outcome_of`).
     """
-    paths = attempt(plan, progress)
+    paths = attempt(plan, progress, wait_s)
     progress("collect")
     collect(paths)
     return judge(paths, progress)
 
 
-def attempt(plan: Plan, progress: Progress) -> RunPaths:
+def attempt(plan: Plan, progress: Progress, wait_s: float = 0.0) -> RunPaths:
     """Everything that needs the machine for itself: from the sweep of old faults to the end of every process."""
-    with machine_lock(f"{plan['scenario']} {plan['arm']}"):
-        for line in sweep(journal_dir()):
-            progress(f"sweep: {line}")
+    with machine_lock(f"{plan['scenario']} {plan['arm']}", wait_s):
+        for outcome in ready_machine():
+            progress(f"recover: {outcome}")
         progress("launch")
         experiment = launch(plan)
         try:
@@ -45,9 +47,12 @@ def attempt(plan: Plan, progress: Progress) -> RunPaths:
             arm(experiment)
             progress("observe")
             observe(experiment)
-        finally:
             progress("revert")
             revert(experiment)
+        except BaseException as error:
+            revert(experiment)
+            cut_short(experiment.paths, error)
+            raise
     return experiment.paths
 
 

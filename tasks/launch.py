@@ -18,7 +18,7 @@ from rlhf.config import JobConfig, job_config
 from storage.layout import RunPaths, journal_dir, new_run_id, run_paths
 from storage.manifest import start_manifest
 from tasks.plan import Plan, save_plan
-from tasks.waiting import says, wait_for
+from tasks.waiting import Watched, says, wait_for
 
 READY_S = 60.0
 SAMPLER_HZ = 4.0
@@ -35,6 +35,7 @@ class Experiment:
     injector: Process | None = None
     sampler: Process | None = None
     watchdog: subprocess.Popen[bytes] | Process | None = None
+    relays: Process | None = None
     proxy_api: str = ""
     reverted: dict[str, Any] | None = field(default=None)
 
@@ -48,6 +49,11 @@ class Experiment:
         """Where the lab's own processes stand: beside the virtual hosts, or on the one host there is."""
         return "" if self.plan["place"] == "virtual-cluster" else "localhost"
 
+    def instruments(self) -> dict[str, Process | subprocess.Popen[bytes]]:
+        """The lab's own processes that were started. A run during which one of them ended is no measurement."""
+        parts = {name: getattr(self, name) for name in ("injector", "watchdog", "sampler", "relays")}
+        return {name: process for name, process in parts.items() if process is not None}
+
     def at(self) -> Place:
         """The place, once it is open."""
         assert self.place is not None
@@ -55,7 +61,7 @@ class Experiment:
 
 
 def launch(plan: Plan) -> Experiment:
-    """Start everything a run needs, the job last. If any of it fails, what was started is ended again before the error is raised.
+    """Start everything a run needs, the job last. If any of it fails, what was started is ended before the error is raised.
 
     Raises LabError or PlaceError with one sentence, OSError for a full disk.
     """
@@ -91,7 +97,7 @@ def _open(experiment: Experiment) -> None:
     dial = None
     if place.kind == "plain-host":
         relays = start_proxies(place, job_links(experiment.job.direct_table()), log=paths.lab_logs / "relays.log")
-        experiment.proxy_api, dial = relays.api, relays.dial
+        experiment.relays, experiment.proxy_api, dial = relays.process, relays.api, relays.dial
     experiment.job.prepare(dial)
 
 
@@ -113,7 +119,7 @@ def _start_injector(experiment: Experiment) -> None:
     path, log = paths.truth / "injector.json", paths.lab_logs / "injector.log"
     path.write_text(json.dumps(spec, indent=2) + "\n")
     experiment.injector = place.spawn(lab_argv("injection.injector", path), host=experiment.outside, log=log)
-    wait_for("the injector listens", lambda: says(log, "ready"), experiment.injector, log, READY_S)
+    wait_for("it listened", lambda: says(log, "ready"), [Watched("the injector", experiment.injector, (log,))], READY_S)
 
 
 def _start_watchdog(experiment: Experiment) -> None:

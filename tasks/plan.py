@@ -107,7 +107,9 @@ def plan_hash(plan: Plan) -> str:
     return hashlib.sha256(canonical_bytes(plan)).hexdigest()[:16]
 
 
-def matrix_cells(scenarios: list[str], arms: list[str], repeats: int, baselines: int, seed: int, profile_name: str) -> list[Cell]:
+def matrix_cells(
+    scenarios: list[str], arms: list[str], repeats: int, baselines: int, seed: int, profile_name: str
+) -> list[Cell]:
     """Healthy runs first (the comparison needs them), then every scenario x arm x repeat; seeds follow from `seed`."""
     cells = [Cell("no-fault", "control", seed + index, profile_name) for index in range(baselines)]
     for repeat in range(repeats):

@@ -29,7 +29,7 @@ def revert(experiment: Experiment) -> dict[str, Any]:
     if experiment.reverted is not None:
         return experiment.reverted
     codes = {"injector": _end(experiment.injector, REVERT_LIMIT_S)}
-    code = experiment.job.controller.poll() if experiment.job and experiment.job.controller else None
+    code = _job_code(experiment)
     if experiment.job:
         experiment.job.stop()
     codes["sampler"] = _end(experiment.sampler, FLUSH_LIMIT_S)
@@ -42,8 +42,16 @@ def revert(experiment: Experiment) -> dict[str, Any]:
     return experiment.reverted
 
 
+def _job_code(experiment: Experiment) -> int | None:
+    """The job's exit code; None while it runs, before it was started, and where the place can no longer tell."""
+    with contextlib.suppress(PlaceError, OSError):
+        if experiment.job and experiment.job.controller:
+            return experiment.job.controller.poll()
+    return None
+
+
 def _end(process: Process | subprocess.Popen[bytes] | None, limit_s: float) -> int | None:
-    """Ask a process to end and wait; kill it when its time is over. None when it was never started or cannot be told any more."""
+    """Ask a process to end and wait; kill it when its time is over. None when it was never started or cannot be told."""
     if process is None:
         return None
     with contextlib.suppress(PlaceError, ProcessLookupError, OSError):
@@ -72,7 +80,7 @@ def _signal(process: Process | subprocess.Popen[bytes], number: int) -> None:
 
 
 def _close_manifest(experiment: Experiment, code: int | None) -> None:
-    """Say in the manifest how the run ended; a job that failed is a completed run, a fault that did not happen an invalid one."""
+    """Say in the manifest how the run ended; a failed job is a completed run, a fault that did not happen an invalid one."""
     if not experiment.paths.manifest.exists():
         return
     started = experiment.job is not None and experiment.job.controller is not None

@@ -82,7 +82,7 @@ def label_of(plan: dict[str, Any]) -> Label:
 
 def unproven(plan: dict[str, Any], history: list[dict[str, Any]]) -> list[str]:
     """What keeps the run from being valid, one sentence each: a fault not fired, not applied, not verified or not gone."""
-    problems = []
+    problems = [str(line.get("reason")) for line in history if line.get("what") == "invalid" and not line.get("fault_id")]
     for fault in plan["faults"]:
         lines = [line for line in history if line.get("fault_id") == fault["id"]]
         told = {line["what"] for line in lines if line.get("ok", True)}

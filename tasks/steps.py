@@ -15,9 +15,8 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from injection.recover import sweep
 from storage.catalogue import list_runs, open_run
-from storage.layout import RunPaths, journal_dir
+from storage.layout import RunPaths
 from tasks import arm as arming
 from tasks import collect as collecting
 from tasks import diagnose as diagnosing
@@ -29,8 +28,8 @@ from tasks import score as scoring
 from tasks import seal as sealing
 from tasks.outcome import outcome_of
 from tasks.plan import Cell, Plan, matrix_cells, plan_cell, plan_hash
+from tasks.recover import ready_machine
 from tasks.summary import describe
-from tasks.unfinished import close_abandoned
 
 #: The logger whose lines Prefect keeps (PREFECT_LOGGING_EXTRA_LOGGERS) and `faultline matrix` shows.
 log = logging.getLogger("faultline")
@@ -58,12 +57,10 @@ def plan_matrix(
 
 @task(name="preflight", task_run_name="preflight", **STEP)
 def preflight() -> list[Any]:
-    """Sweep the journal: an earlier run's leftovers would be this run's fault. The machine is ours, so no run is under way."""
-    outcomes = list(sweep(journal_dir()))
+    """End and undo what an interrupted run left: it would be this run's fault. The machine is ours, so no run is under way."""
+    outcomes = ready_machine()
     for outcome in outcomes:
-        log.warning("sweep: %s", outcome)
-    for run in close_abandoned():
-        log.warning("run %s was abandoned", run)
+        log.warning("recover: %s", outcome)
     return outcomes
 
 

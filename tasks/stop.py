@@ -7,9 +7,9 @@ import signal
 import time
 from contextlib import suppress
 
-from injection.recover import Outcome, sweep
-from storage.layout import journal_dir
-from tasks.machine_lock import holder
+from injection.recover import Outcome
+from tasks.machine_lock import holder, machine_lock
+from tasks.recover import recover
 
 #: How long an experiment may take to revert and end after it was asked to, s.
 GRACE_S = 60.0
@@ -18,9 +18,9 @@ KILL_S = 10.0
 
 
 def stop_all() -> list[Outcome]:
-    """Ask the running experiment to end (it reverts by itself), kill it if it does not, then sweep the journal.
+    """Ask the running experiment to end (it reverts by itself), kill it if it does not, then recover.
 
-    Raises PermissionError when another user's experiment holds the machine.
+    Raises PermissionError when another user's experiment holds the machine, MachineBusyError when it could not be ended.
     """
     who = holder()
     if who:
@@ -29,7 +29,8 @@ def stop_all() -> list[Outcome]:
         if not _free_within(GRACE_S):
             _ask(pid, signal.SIGKILL)
             _free_within(KILL_S)
-    return sweep(journal_dir())
+    with machine_lock("stop", KILL_S):
+        return recover()
 
 
 def _ask(pid: int, number: int) -> None:
