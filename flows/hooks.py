@@ -12,21 +12,20 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.settings import PREFECT_API_URL
 
 from flows.api import Api
-from injection.recover import sweep
-from storage.layout import journal_dir
-from tasks.machine_lock import holder
-from tasks.unfinished import close_abandoned
+from tasks.machine_lock import MachineBusyError, machine_lock
+from tasks.recover import recover
 
 
 def undo(flow: Any, flow_run: Any, state: Any) -> None:
-    """Sweep the journal and say what became of every record in it."""
+    """Undo and end what the run left, and say what became of it."""
     log = flow_run_logger(flow_run, flow)
-    log.warning("%s %s ended as %s: sweeping the journal", flow.name, flow_run.name, state.name)
-    for outcome in sweep(journal_dir()):
-        log.warning("undo: %s", outcome)
-    if not holder():  # nobody runs anything: what claims to be under way died with its flow
-        for run in close_abandoned():
-            log.warning("run %s died", run)
+    log.warning("%s %s ended as %s: looking for what it left", flow.name, flow_run.name, state.name)
+    try:
+        with machine_lock("undo"):
+            for outcome in recover():
+                log.warning("undo: %s", outcome)
+    except MachineBusyError:  # the next run has begun already, and it began with this very look
+        log.warning("another run has the machine")
 
 
 def close_subflows(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - Prefect passes it by name

@@ -45,5 +45,7 @@ class HostPlace:
 
     def close(self) -> None:
         """End every process of the place; idempotent."""
-        self._keeper.close()
-        self._keeper.end_strays()
+        try:
+            self._keeper.close()
+        finally:
+            self._keeper.end_strays()

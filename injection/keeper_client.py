@@ -11,19 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from injection import strays
 from injection.keeper import SOCKET_NAME
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 #: Longest scratch path, so that unix sockets in it stay below the kernel's 108 bytes.
 MAX_SCRATCH = 59
-#: Environment variable by which a process is known to belong to a place.
-MARK = "SITE"
 START_S = 30.0
 END_S = 20.0
 ANSWER_S = 30.0
@@ -45,9 +41,9 @@ def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 
 def make_scratch() -> Path:
     """A new folder with a short and neutral path, mode 0700. Raises PlaceError when none short enough can be had."""
-    for parent in ("/tmp", "/var/tmp", tempfile.gettempdir()):  # noqa: S108 - mkdtemp is what makes it safe there
+    for parent in strays.PARENTS:
         if os.access(parent, os.W_OK | os.X_OK):
-            scratch = Path(tempfile.mkdtemp(prefix="site-", dir=parent))
+            scratch = Path(tempfile.mkdtemp(prefix=strays.PREFIX, dir=parent))
             if len(str(scratch)) <= MAX_SCRATCH:
                 return scratch
             scratch.rmdir()
@@ -61,6 +57,7 @@ class KeeperClient:
 
     def __init__(self, argv: list[str], scratch: Path) -> None:
         self.scratch = scratch
+        self._hold = strays.hold(scratch)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._keeper = subprocess.Popen(
             argv,
@@ -114,18 +111,14 @@ class KeeperClient:
         return answer
 
     def end_strays(self) -> None:
-        """Kill what a keeper that was itself killed could not: processes that carry the place's mark in their environment."""
-        mark = f"{MARK}={self.scratch}".encode()
-        for process in psutil.process_iter():
-            with suppress(OSError, psutil.Error):
-                if mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
-                    process.kill()
+        """Kill what a keeper that was itself killed could not."""
+        strays.end_strays(self.scratch)
 
     def spawn(self, argv: list[str], host: str, log: Path, env: dict[str, str] | None, cwd: Path | None) -> KeptProcess:
         """Start a process; see `injection.place.Place.spawn`."""
         log.parent.mkdir(parents=True, exist_ok=True)
         folder = str((cwd or self.scratch).resolve())
-        full = clean_environment(env) | {MARK: str(self.scratch)}
+        full = clean_environment(env) | {strays.MARK: str(self.scratch)}
         answer = self.ask({"do": "spawn", "argv": argv, "host": host, "log": str(log.resolve()), "env": full, "cwd": folder})
         return KeptProcess(self, answer["key"], answer["pid"])
 
@@ -144,6 +137,12 @@ class KeeperClient:
             self._keeper.stdout.close()
             self._errors.close()
             shutil.rmtree(self.scratch, ignore_errors=True)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
 
 class KeptProcess:

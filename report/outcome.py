@@ -200,7 +200,7 @@ def impact_of(steps_done: int, steps_planned: int, final: Record | None, errors:
 
 def invalid_because(plan: Record, history: Sequence[Record]) -> list[str]:
     """Why a run does not count; empty for a valid one. Every fault must have fired, been applied, verified, and be gone."""
-    reasons = []
+    reasons = [str(line.get("reason")) for line in history if line.get("what") == "invalid" and not line.get("fault_id")]
     for fault in plan.get("faults", []):
         lines = [line for line in history if line.get("fault_id") == fault["id"]]
         what = {str(line.get("what")) for line in lines if _ok(line)}

@@ -97,7 +97,7 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
 
 
 def observe_timeout_s(job: JobConfig) -> float:
-    """How long a job may take before the lab calls it hung: start-up, ten seconds a step, and its longest time-outs once each."""
+    """How long a job may take before it is called hung: start-up, ten seconds a step, its longest time-outs once each."""
     longest = sum(job.timeout_s(name) for name in ("rpc", "update_weights", "train_batch", "event"))
     return 90.0 + 10.0 * job.steps + longest + 3 * job.timeout_s("stop_job")
 

@@ -55,21 +55,18 @@ def stop() -> None:
 @click.command()
 @as_json
 def recover(as_json: bool) -> None:
-    """Undo whatever the journal of faults still tells of."""
+    """Undo and end whatever an interrupted run left; refused while one is under way (that is for `stop`)."""
     from dataclasses import asdict
 
-    from injection.recover import sweep
-    from storage.layout import journal_dir
-    from tasks.machine_lock import holder
-    from tasks.unfinished import close_abandoned
+    from tasks.machine_lock import machine_lock
+    from tasks.recover import recover as clean_up
 
-    rows = [asdict(outcome) for outcome in sweep(journal_dir())]
-    if not holder():
-        close_abandoned()
+    with machine_lock("recover"):
+        rows = [asdict(outcome) for outcome in clean_up()]
     if as_json:
         print_json(rows)
     else:
-        print_table(rows, ["run_id", "fault_id", "kind", "outcome", "reason"], "the journal is empty: nothing to undo")
+        print_table(rows, ["run_id", "fault_id", "kind", "outcome", "reason"], "nothing to undo")
     sys.exit(1 if any(row["outcome"] == "stuck" for row in rows) else 0)
 
 
