@@ -76,15 +76,17 @@ class Requests:
     """Per connection: bytes sent since the last answer, and since when. Pure bookkeeping over what was seen.
 
     What was sent between two looks in which an answer came may belong to the old request or the new one; it counts for the
-    new one, from the later look on, so that a link is never taken for slower than it is.
+    new one, from the later look on, so that a link is never taken for slower than it is. A connection that appears after the
+    first look (`looked_once`) has sent all its bytes since; a relay may have taken them all in before it is seen.
     """
 
     def __init__(self) -> None:
         self._open: dict[Connection, tuple[int, int, int, float]] = {}
+        self.looked_once = False
 
     def seen(self, key: Connection, acked: int, received: int, now_s: float) -> tuple[int, float]:
         """Bytes of the request under way and seconds since its first were seen; both 0 when there is none."""
-        base, last, answered, since_s = self._open.get(key, (acked, acked, received, now_s))
+        base, last, answered, since_s = self._open.get(key, (0 if self.looked_once else acked, acked, received, now_s))
         if received != answered:
             base, answered, since_s = last, received, now_s
         elif acked == base:

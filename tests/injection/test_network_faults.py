@@ -150,6 +150,15 @@ def test_a_request_is_never_taken_for_slower_than_it_is(moves: list[tuple[int, i
         assert waited_s == 0 or sent > 0 or more == 0
 
 
+def test_a_connection_that_appears_counts_from_its_first_byte() -> None:
+    """What a relay took in before the connection was seen belongs to its request; what was there at the first look does not."""
+    requests = Requests()
+    assert requests.seen(("a", 1, "b", 2), 500, 0, 0.0) == (0, 0.0)
+    requests.looked_once = True
+    assert requests.seen(("a", 3, "b", 2), 500, 0, 1.0) == (500, 0.0)
+    assert requests.seen(("a", 3, "b", 2), 500, 0, 3.0) == (500, 2.0)
+
+
 SENDER = """
 import socket, sys, time
 while True:
