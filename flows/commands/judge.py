@@ -10,6 +10,10 @@ from flows.printing import as_json, print_json, print_table
 
 runs_argument = click.argument("run_ids", metavar="RUN...", nargs=-1)
 
+#: What `compare` prints of each run: the strongest movements; the page has all.
+MOVED_ROWS = 10
+MOVED_COLUMNS = ["stage", "metric", "component", "step", "value", "healthy", "n", "change", "ratio", "q"]
+
 
 @click.command()
 @runs_argument
@@ -28,10 +32,30 @@ def compare(run_ids: tuple[str, ...], baselines: tuple[str, ...], name: str, as_
     for one in found.runs:
         moved = f"{len(one.moved)} of {one.tested} figures moved beyond doubt"
         click.echo(f"{one.run_id}  {one.name}: {one.root_to_error}; {moved}")
+        if one.moved:
+            print_table([_moved_row(movement) for movement in one.moved[:MOVED_ROWS]], MOVED_COLUMNS, "")
     for gap in found.gaps:
         click.echo(f"note: {gap}")
     if found.runs:
         click.echo(f"report: {write_report([*found.baselines, *(one.run_id for one in found.runs)], name)}")
+
+
+def _moved_row(movement: Any) -> dict[str, Any]:
+    """One figure against its healthy band: prediction interval of one more healthy value, absolute change, ratio to the mean."""
+    unit = f" {movement.unit}" if movement.unit else ""
+    ratio = f"{movement.ratio:.3g}" if movement.ratio is not None else ""
+    return {
+        "stage": movement.stage,
+        "metric": movement.metric,
+        "component": movement.component,
+        "step": movement.step,
+        "value": f"{movement.value:.4g}{unit}",
+        "healthy": f"{movement.mean:.4g} [{movement.lo_t:.4g}, {movement.hi_t:.4g}]",
+        "n": movement.n,
+        "change": f"{movement.value - movement.mean:+.4g}{unit}",
+        "ratio": ratio,
+        "q": f"{movement.q:.2g}" if movement.q is not None else "",
+    }
 
 
 @click.command()
