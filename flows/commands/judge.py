@@ -41,7 +41,7 @@ def compare(run_ids: tuple[str, ...], baselines: tuple[str, ...], name: str, as_
 
 
 def _moved_row(movement: Any) -> dict[str, Any]:
-    """One figure against its healthy band: prediction interval of one more healthy value, absolute change, ratio to the mean."""
+    """One figure against its healthy band: prediction interval of a healthy value, absolute change, ratio to the mean."""
     unit = f" {movement.unit}" if movement.unit else ""
     ratio = f"{movement.ratio:.3g}" if movement.ratio is not None else ""
     return {
