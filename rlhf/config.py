@@ -53,9 +53,18 @@ FLOORS_S = {
 }
 
 
+#: What the switches of a posture that are words may say.
+POSTURE_WORDS = {
+    "partial_rollout": ("continue", "abort"),
+    "on_notify_failure": ("warn", "raise"),
+    "on_save_failure": ("warn", "raise"),
+    "retry": ("trainer", "hasty", "patient", "backoff"),
+}
+
+
 @dataclass(frozen=True)
 class Posture:
-    """How the job behaves when something fails. The defaults are the legacy posture."""
+    """How the job behaves when something fails: one switch a mechanism. The defaults are the legacy posture."""
 
     partial_rollout: str = "continue"
     """continue: a failed rollout worker's share is dropped; abort: the rollout stage raises"""
@@ -63,6 +72,28 @@ class Posture:
     """warn | raise"""
     on_save_failure: str = "warn"
     """warn | raise"""
+    retry: str = "trainer"
+    """by which preset of `rlhf.resilience.retry` a call that was never received is sent again"""
+    atomic_checkpoint: bool = False
+    """checkpoints are durable before they are visible and verified before use; the last good one is never removed first"""
+
+    def __post_init__(self) -> None:
+        for name, words in POSTURE_WORDS.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"posture {name} is {getattr(self, name)!r}; allowed: {', '.join(words)}")
+        for name in {f.name for f in fields(self)} - set(POSTURE_WORDS):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"posture {name} is {getattr(self, name)!r}; allowed: true, false")  # noqa: TRY004 - a user's value
+
+
+#: Every mechanism on.
+HARDENED = Posture(
+    partial_rollout="abort",
+    on_notify_failure="raise",
+    on_save_failure="raise",
+    retry="backoff",
+    atomic_checkpoint=True,
+)
 
 
 @dataclass(frozen=True)

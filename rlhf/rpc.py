@@ -13,14 +13,13 @@ from torch import Tensor
 from rlhf import wire
 from rlhf.config import JobConfig
 from rlhf.links import dial_address, open_session
+from rlhf.resilience.retry import PRESETS
 from rlhf.stats import StatsTracker
 
 logger = logging.getLogger(__name__)
 
 CREATE_ENGINE, CALL, EVENT, HEALTH = "/create_engine", "/call", "/event", "/health"
 REQUEST_ID = "X-Request-Id"
-MAX_RETRIES = 3
-RETRY_SLEEP_NOMINAL_S = 1.0
 
 Reply = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -53,6 +52,8 @@ class RpcClient:
         self._config = config
         self._stats = stats
         self._session = open_session(*self._link)
+        self._nominal = PRESETS[config.posture.retry]
+        self._retry = self._nominal.scaled(config.time_scale)
 
     def create_engine(self) -> None:
         """Have the engine made in the component's process."""
@@ -81,29 +82,36 @@ class RpcClient:
         """One call with its retries, timed and counted."""
         start, body, request_id = time.monotonic(), wire.encode(meta, tensors), uuid.uuid4().hex[:16]
         retries, failed = 0, 1
+
+        def told(failures: int, error: BaseException, _: float) -> None:
+            nonlocal retries
+            retries = failures
+            self._tell_retry(failures, error, request_id)
+
         try:
-            while True:
-                try:
-                    reply = self._send(path, name, body, request_id, timeout_s)
-                except _NotSentError as error:
-                    retries += 1
-                    self._wait_before(retries, path, request_id, error, name)
-                else:
-                    failed = 0
-                    return reply
+            reply = self._retry.call(
+                lambda: self._send(path, name, body, request_id, timeout_s), (_NotSentError,), before_wait=told
+            )
+            failed = 0
+        except _NotSentError as error:
+            raise self._given_up(path, name, error, request_id) from error
+        else:
+            return reply
         finally:
             figures = {"latency_s": time.monotonic() - start, "retries": retries, "failed_count": failed}
             prefix = f"rpc/{self.component}/{name}"
             self._stats.scalar("", self._stats.step, **{f"{prefix}/{key}": value for key, value in figures.items()})
 
-    def _wait_before(self, retry: int, path: str, request_id: str, error: Exception, name: str) -> None:
-        """Sleep before the next try, or raise RpcError when there have been enough."""
-        if retry > MAX_RETRIES:
-            text = f"Max retries exceeded for {self._url(path)}"
-            logger.error("%s: %s request_id=%s", text, error, request_id)
-            raise RpcError(self.component, name, f"{text}: {error}") from error
-        logger.warning("%s Retrying in 1 second... (%d/%d) request_id=%s", error, retry, MAX_RETRIES, request_id)
-        time.sleep(RETRY_SLEEP_NOMINAL_S / self._config.time_scale)
+    def _tell_retry(self, failures: int, error: BaseException, request_id: str) -> None:
+        """The wait is told in nominal seconds, as the trainer has it."""
+        wait_s, more = self._nominal.wait_s(failures - 1), self._nominal.attempts - 1
+        wait = "1 second" if wait_s == 1 else f"{wait_s:g} seconds"
+        logger.warning("%s Retrying in %s... (%d/%d) request_id=%s", error, wait, failures, more, request_id)
+
+    def _given_up(self, path: str, name: str, error: Exception, request_id: str) -> RpcError:
+        text = f"Max retries exceeded for {self._url(path)}"
+        logger.error("%s: %s request_id=%s", text, error, request_id)
+        return RpcError(self.component, name, f"{text}: {error}")
 
     def _send(self, path: str, name: str, body: bytes, request_id: str, timeout_s: float) -> Reply:
         """One try. Raises _NotSentError when it may be repeated, RpcError when not."""

@@ -9,12 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rlhf import checkpoint as parity_checkpoint
 from rlhf.batch import DistributedBatchMemory
-from rlhf.checkpoint import load_checkpoint, save_checkpoint
 from rlhf.config import JobConfig
 from rlhf.errors import TrainEngineError
 from rlhf.grpo import clipped_objective, group_advantages, k3, per_sample
 from rlhf.model import build_model, token_logprobs
+from rlhf.resilience import checkpoint as atomic_checkpoint
 
 
 class TrainEngine:
@@ -25,6 +26,9 @@ class TrainEngine:
         self.rank = rank
         self.world = config.train_workers
         self.step = 0
+        atomic = config.posture.atomic_checkpoint
+        self._save = atomic_checkpoint.save_checkpoint if atomic else parity_checkpoint.save_checkpoint
+        self._load = atomic_checkpoint.load_checkpoint if atomic else parity_checkpoint.load_checkpoint
 
     def initialize(self, master: str, port: int) -> None:
         """Join the other ranks (only if there are any) and make model and optimizer; the same on every rank.
@@ -68,11 +72,11 @@ class TrainEngine:
         if self.rank != 0:
             return {}
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return save_checkpoint(folder, state, step)
+        return self._save(folder, state, step)
 
     def load(self, folder: Path) -> int:
         """Take up the latest checkpoint; returns its step."""
-        state, self.step = load_checkpoint(folder)
+        state, self.step = self._load(folder)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         return self.step
