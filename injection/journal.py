@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -112,9 +113,10 @@ def read(path: Path) -> Record:
 
 
 def records(folder: Path, run_id: str | None = None) -> Iterator[Record]:
-    """All readable records of a folder (of one run, if told), oldest name first."""
+    """All records of a folder (of one run, if told), by name. One that is forgotten meanwhile is left out."""
     for path in sorted(folder.glob(f"{run_id}.*.json" if run_id else "*.json")):
-        yield read(path)
+        with suppress(FileNotFoundError):
+            yield read(path)
 
 
 def forget(folder: Path, record: Record) -> None:
