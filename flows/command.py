@@ -19,6 +19,7 @@ from flows.commands.judge import compare, diagnose, score
 from flows.commands.matrix import matrix
 from flows.commands.runs import list_command, ps, show
 from flows.commands.stack import down, env, up
+from flows.commands.wait import wait
 
 
 class InOrder(click.Group):
@@ -38,7 +39,7 @@ def cli() -> None:
     """
 
 
-VERBS = (matrix, run, rerun, stop, list_command, show, ps, compare, diagnose, score, up, down, env, doctor, recover)
+VERBS = (matrix, run, rerun, stop, list_command, show, ps, compare, diagnose, score, up, down, env, wait, doctor, recover)
 for verb in VERBS:
     cli.add_command(verb)
 

@@ -76,6 +76,12 @@ class Posture:
     """by which preset of `rlhf.resilience.retry` a call that was never received is sent again"""
     atomic_checkpoint: bool = False
     """checkpoints are durable before they are visible and verified before use; the last good one is never removed first"""
+    stage_deadline: bool = False
+    """calls of workers are given up at a bound learned from how long they took, if that is shorter than their time-out"""
+    first_cause: bool = False
+    """errors of the cleanup are warnings and notes; the cause is the last error told"""
+    acked_events: bool = False
+    """an event has succeeded when its receiver names it and its step in the answer"""
 
     def __post_init__(self) -> None:
         for name, words in POSTURE_WORDS.items():
@@ -93,6 +99,9 @@ HARDENED = Posture(
     on_save_failure="raise",
     retry="backoff",
     atomic_checkpoint=True,
+    stage_deadline=True,
+    first_cause=True,
+    acked_events=True,
 )
 
 

@@ -16,6 +16,7 @@ from rlhf.controller import Controller
 from rlhf.errors import FrameworkError
 from rlhf.logs import open_log
 from rlhf.registry import register
+from rlhf.resilience.first_cause import keep_first_cause
 from rlhf.scheduler_client import SchedulerClient
 from rlhf.stats import StatsTracker
 from rlhf.topology import ranked
@@ -37,9 +38,12 @@ def run(job_dir: Path) -> None:
             with stats.record_timing("init", "init"), seam.stage("init", -1):
                 start(config, scheduler, controller)
             controller.run()
-        except Exception:
+        except Exception as error:
             logger.error("An error occurred during training, scheduler begin cleanup resource.")  # noqa: TRY400 - its traceback comes last
-            clean_up(scheduler, stats)
+            if config.posture.first_cause:
+                keep_first_cause(error, lambda: clean_up(scheduler, stats, logging.WARNING))
+            else:
+                clean_up(scheduler, stats)
             raise
         clean_up(scheduler, stats)
 
@@ -68,10 +72,10 @@ def wait_healthy(config: JobConfig, controller: Controller) -> None:
         time.sleep(HEALTH_POLL_S)
 
 
-def clean_up(scheduler: SchedulerClient, stats: StatsTracker) -> None:
-    """Cancel all jobs."""
+def clean_up(scheduler: SchedulerClient, stats: StatsTracker, level: int = logging.ERROR) -> list[Exception]:
+    """Cancel all jobs; what went wrong is logged at ``level`` and returned."""
     with stats.record_timing("cleanup", "cleanup"), seam.stage("cleanup", stats.step):
-        scheduler.cleanup_jobs()
+        return scheduler.cleanup_jobs(level)
 
 
 def die_by_sigterm(scheduler: SchedulerClient, stats: StatsTracker) -> None:

@@ -64,8 +64,11 @@ class RpcClient:
         return self._call(CALL, method, {"method": method, "arguments": arguments}, tensors or {}, timeout_s)
 
     def notify(self, event: str, global_step: int) -> None:
-        """Tell of an event. Raises RpcError; an answer says that it was heard, not what came of it."""
-        self._call(EVENT, event, {"event": event, "global_step": global_step}, {}, self._config.timeout_s("event"))
+        """Tell of an event. Raises RpcError; with acknowledged events also when the answer is not of this event and step."""
+        told = {"event": event, "global_step": global_step}
+        heard, _ = self._call(EVENT, event, told, {}, self._config.timeout_s("event"))
+        if self._config.posture.acked_events and heard.get("acknowledged") != told:
+            raise RpcError(self.component, event, f"event {event} of step {global_step} is not acknowledged: {heard}")
 
     def healthy(self) -> bool:
         """Whether the component answers now. A busy one does not: it serves one request at a time."""

@@ -57,18 +57,20 @@ class SchedulerClient:
                 raise FrameworkError("SchedulerError", text)
             time.sleep(POLL_S)
 
-    def cleanup_jobs(self) -> None:
-        """Cancel every job, in order of submission. An error is logged, and the next one is tried."""
+    def cleanup_jobs(self, level: int = logging.ERROR) -> list[Exception]:
+        """Cancel every job, in order of submission. An error is logged at ``level`` and returned, and the next one is tried."""
+        errors: list[Exception] = []
         while self._uids:
             uid = self._uids.pop(0)
             logger.info("Stopping job with UID: %s", uid)
             try:
                 self._ask("POST", f"{JOBS_URL}/{uid}/cancel", self._config.timeout_s("stop_job"))
-            except requests.Timeout:
-                logger.error("Error stopping job %s: Request timeout", uid)  # noqa: TRY400 - one line, as the trainer has it
             except (requests.RequestException, FrameworkError) as error:
-                logger.error("Error stopping job %s: %s", uid, error)  # noqa: TRY400
+                told = "Request timeout" if isinstance(error, requests.Timeout) else error
+                logger.log(level, "Error stopping job %s: %s", uid, told)
+                errors.append(error)
         logger.info("scheduler cleanup_jobs finished")
+        return errors
 
     def _show(self, uid: str) -> dict[str, Any]:
         return self._ask("GET", f"{JOBS_URL}/{uid}", self._config.timeout_s("init"))

@@ -109,4 +109,4 @@ class Dispatch:
                 f"a {self._role} worker takes {' and '.join(self._worker.events) or 'no event'}, not {event!r}"
             )
         logger.info("event %s, global_step: %d", event, step)
-        return {}, {}
+        return {"acknowledged": {"event": event, "global_step": step}}, {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
@@ -11,12 +12,16 @@ from torch import Tensor
 
 from rlhf.config import JobConfig
 from rlhf.errors import EngineError
+from rlhf.resilience.deadline import LearnedDeadline
 from rlhf.rpc import Reply, RpcClient, RpcError
 from rlhf.stats import StatsTracker
 from rlhf.topology import ranked
 from storage.records import Role
 
 logger = logging.getLogger(__name__)
+
+#: No learned deadline is shorter, seconds: a busy machine makes a short call several times as long.
+LEARNED_FLOOR_S = 2.0
 
 
 class WorkerGroup:
@@ -28,6 +33,7 @@ class WorkerGroup:
         self.names = ranked(config, role)
         self._calls = [RpcClient(name, config, stats) for name in self.names]
         self._events = [RpcClient(name, config, stats, "event") for name in self.names] if events else []
+        self._learned: dict[str, LearnedDeadline] = {}
         self._pool = ThreadPoolExecutor(max_workers=len(self.names), thread_name_prefix=str(role))
 
     def create_engines(self) -> None:
@@ -43,10 +49,35 @@ class WorkerGroup:
     ) -> list[Future[Reply]]:
         """Begin a call of every worker, each with its own share of tensors; futures by rank."""
         given = list(shares) or [{} for _ in self.names]
+        limit_s = self._limit_s(method, timeout_s)
         return [
-            self._pool.submit(self._guard, sub_error, client.call, method, timeout_s, tensors, **arguments)
+            self._pool.submit(self._timed_call, client, sub_error, method, limit_s, tensors, arguments)
             for client, tensors in zip(self._calls, given, strict=True)
         ]
+
+    def _timed_call(
+        self,
+        client: RpcClient,
+        sub_error: str,
+        method: str,
+        limit_s: float,
+        tensors: dict[str, Tensor],
+        arguments: dict[str, Any],
+    ) -> Reply:
+        """A call whose duration, if it goes well, is learned from."""
+        start = time.monotonic()
+        reply: Reply = self._guard(sub_error, client.call, method, limit_s, tensors, **arguments)
+        self._learned_of(method).observe(time.monotonic() - start)
+        return reply
+
+    def _limit_s(self, method: str, timeout_s: float) -> float:
+        if not self.config.posture.stage_deadline:
+            return timeout_s
+        return self._learned_of(method).limit_s(timeout_s, LEARNED_FLOOR_S)
+
+    def _learned_of(self, method: str) -> LearnedDeadline:
+        """What is known of a method; every worker's first call of it is a cold one."""
+        return self._learned.setdefault(method, LearnedDeadline(warm_up=len(self.names)))
 
     def ask_first(self, method: str, sub_error: str, timeout_s: float) -> dict[str, Any]:
         """The figures of the first worker alone."""

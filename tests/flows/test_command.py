@@ -35,7 +35,7 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
     from flows.command import cli
 
     told = call(tmp_path, "--help").stdout
-    reading = {"list", "show", "ps", "compare", "diagnose", "score", "env", "doctor"}
+    reading = {"list", "show", "ps", "compare", "diagnose", "score", "env", "wait", "doctor"}
     assert set(cli.commands) == reading | {"up", "down", "matrix", "run", "rerun", "stop", "recover"}
     assert all("--json" in call(tmp_path, verb, "--help").stdout for verb in reading)
     assert all(f"  {verb} " in told for verb in cli.commands)
