@@ -27,7 +27,7 @@ RAY = "ray"
 def component_hosts(config: JobConfig, place_kind: str) -> dict[str, str]:
     """Which host of a place carries each component."""
     names = components(config)
-    return {name: virtual_host(name) if place_kind == "virtual-cluster" else "localhost" for name in names}
+    return {name: virtual_host(name, config.colocated) if place_kind == "virtual-cluster" else "localhost" for name in names}
 
 
 class NativeJob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class Timeouts:
     train_batch: float = 3600.0
     collective: float = 1800.0
     save: float = 3600.0
+    arena: float = 3600.0
+    """how long a worker tries to get memory of a shared device"""
     event: float = 600.0
     stop_job: float = 30.0
     health: float = 5.0
@@ -107,18 +110,31 @@ HARDENED = Posture(
 
 @dataclass(frozen=True)
 class JobConfig:
-    """One GRPO job on variable-length digit reversal. Units are in the names; `time_scale` divides all durations."""
+    """One job on variable-length digit reversal. Units are in the names; `time_scale` divides all durations.
 
+    Raises ValueError, in one sentence, for a job that nobody could run.
+    """
+
+    workload: str = "grpo"
+    """grpo: rollouts, rewards, group-relative advantages; sft: cross-entropy on right answers, by the train workers alone"""
     seed: int = 1
     steps: int = 12
     time_scale: float = 360.0
     train_workers: int = 2
     rollout_workers: int = 2
     reference_workers: int = 1
+    shard_size: int = 1
+    """train ranks over which one replica of the model lies in pieces; 1 = every rank has the whole model"""
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
     prompts_per_step: int = 16
     samples_per_prompt: int = 8
     min_digits: int = 3
     max_digits: int = 6
+    model_path: str = ""
+    """folder of a Hugging Face causal language model (extra `hf`); empty = the built-in one, of the three sizes below"""
+    device: str = "cpu"
+    """cpu (float32) | cuda (bfloat16 by autocast)"""
     model_dim: int = 64
     model_heads: int = 4
     model_layers: int = 2
@@ -132,16 +148,30 @@ class JobConfig:
     """prompts a rollout worker decodes at once; each micro-batch allocates its own key/value cache"""
     kv_cache_mib: int = 48
     """size of the key/value cache allocated per micro-batch (the model needs less; serving engines reserve ahead)"""
+    colocated: bool = False
+    """train worker r and rollout worker r share one device, by turns: they hand it over by the four events"""
+    arena_path: str = ""
+    """folder of the shared devices' memory; empty = `arena` in the job's folder"""
+    arena_mib: int = 64
+    train_memory_mib: int = 60
+    """what a train worker takes of a shared device for its state and what training needs besides"""
     upload_chunk_bytes: int = 65536
     latest_save_interval: int = 2
     periodic_save_interval: int = 0
     """0 = never"""
+    recover_mode: str = "disabled"
+    """disabled: begin at step 0; auto: go on after the latest checkpoint of the job's folder, if it loads"""
     timeouts: Timeouts = field(default_factory=Timeouts)
     posture: Posture = field(default_factory=Posture)
+
+    def __post_init__(self) -> None:
+        refuse_impossible(self)
 
     @property
     def parameter_bytes(self) -> int:
         """Size of the policy's float32 parameters, without building it (a test holds it to the model)."""
+        if self.model_path:
+            return 4 * stored_elements(Path(self.model_path))
         dim = self.model_dim
         embeddings = (2 * VOCABULARY + CONTEXT) * dim
         return 4 * (embeddings + self.model_layers * (12 * dim * dim + 13 * dim) + 2 * dim)
@@ -154,6 +184,36 @@ class JobConfig:
     def save(self, path: Path) -> None:
         """Write as JSON."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def refuse_impossible(config: JobConfig) -> None:
+    """Raises ValueError, in one sentence, for a job that nobody could run."""
+    words = {"workload": ("grpo", "sft"), "device": ("cpu", "cuda"), "recover_mode": ("disabled", "auto")}
+    for name, allowed in words.items():
+        if getattr(config, name) not in allowed:
+            raise ValueError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")
+    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        if getattr(config, name) != 1:
+            raise ValueError(f"{name} {getattr(config, name)}: not built; a model is split over ranks by shard_size alone")
+    if config.shard_size < 1 or config.train_workers % config.shard_size:
+        raise ValueError(f"shard_size {config.shard_size} does not divide train_workers {config.train_workers}")
+    if config.colocated and (config.shard_size > 1 or config.device != "cpu"):
+        raise ValueError("colocated: built for whole models on the CPU (shard_size 1, device cpu)")
+    if config.workload == "sft" and (config.rollout_workers or config.reference_workers):
+        raise ValueError("workload sft has no rollouts and no reference: rollout_workers and reference_workers must be 0")
+
+
+def stored_elements(folder: Path) -> int:
+    """Number of parameters in a folder's safetensors files, by their headers. Raises ValueError when it has none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"model_path {folder}: no safetensors file there")
+    total = 0
+    for path in files:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total
 
 
 def job_config(data: dict[str, Any]) -> JobConfig:

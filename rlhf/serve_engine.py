@@ -109,4 +109,6 @@ class Dispatch:
                 f"a {self._role} worker takes {' and '.join(self._worker.events) or 'no event'}, not {event!r}"
             )
         logger.info("event %s, global_step: %d", event, step)
+        self._stats.step = step
+        self._worker.hear(event)
         return {"acknowledged": {"event": event, "global_step": step}}, {}

@@ -55,9 +55,10 @@ def role_and_rank(component: str) -> tuple[Role, int]:
     return role, int(digits or 0)
 
 
-def virtual_host(component: str) -> str:
-    """The host that carries a component."""
+def virtual_host(component: str, colocated: bool = False) -> str:
+    """The host that carries a component; colocated, rollout workers are where train workers are."""
     role, _ = role_and_rank(component)
+    role = Role.TRAIN if colocated and role == Role.ROLLOUT else role
     return next(host for host, roles in HOSTS.items() if role in roles)
 
 
@@ -84,13 +85,13 @@ def name_table(
     address_of: Callable[[str], str],
     port_of: Callable[[str], int] = default_port,
     dial_of: Mapping[str, str] | None = None,
-    host_of: Callable[[str], str] = virtual_host,
+    host_of: Callable[[str], str] | None = None,
 ) -> dict[str, Any]:
     """The name table (``addresses.json``): where each component is, binds, listens and what it dials.
 
     ``dial_of`` maps a link's name ("train0>metaserver:weights") to the address to dial instead of the listener's own.
     """
-    names = components(config)
+    names, colocated = components(config), config.colocated
     listening = {name: PURPOSES.get(role_and_rank(name)[0], ()) for name in names}
     where = {name: f"{address_of(name)}:{port_of(name)}" for name in names if listening[name]}
     dial = {f"{src}>{dst}:{purpose}": where[dst] for src, dst, purpose in links(config)}
@@ -98,7 +99,7 @@ def name_table(
     if strange:
         raise ValueError(f"no such link: {', '.join(strange)}")
     return {
-        "host": {name: host_of(name) for name in names},
+        "host": {name: host_of(name) if host_of else virtual_host(name, colocated) for name in names},
         "bind": {name: address_of(name) for name in names},
         "listen": {name: dict.fromkeys(purposes, where[name]) for name, purposes in listening.items() if purposes},
         "dial": {**dial, **(dial_of or {})},

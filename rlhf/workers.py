@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf.arena import ArenaOutOfMemoryError
 from rlhf.batch import DistributedBatchMemory
+from rlhf.colocation import RolloutDevice, TrainDevice
 from rlhf.config import JobConfig
 from rlhf.engines.reference import ReferenceEngine
 from rlhf.engines.rollout import RolloutEngine
 from rlhf.engines.train import TrainEngine
+from rlhf.errors import InferenceEngineError, TrainEngineError
 from rlhf.links import job_dir, name_table
 from rlhf.reward import RewardClient
 from rlhf.rpc import Reply
@@ -33,6 +36,7 @@ class TrainWorker:
         self._rank, self._stats = rank, stats
         self._address = name_table()["bind"][component]
         self._engine = TrainEngine(config, rank)
+        self._device = TrainDevice(component, config, stats, self._state)
         self._store = WeightStore(component, config)
 
     def rendezvous(self, _: Tensors) -> Reply:
@@ -43,20 +47,37 @@ class TrainWorker:
 
     def initialize(self, _: Tensors, master: str, port: int) -> Reply:
         self._engine.initialize(master, port)
+        self._device.begin()
         return {}, {}
 
+    def hear(self, event: str) -> None:
+        """An event of the controller."""
+        self._device.hear(event)
+
     def upload_weights(self, _: Tensors, version: int) -> Reply:
-        size = self._store.publish(self._engine.shard(), self._rank, version)
+        with self._device.still():
+            shard = self._engine.shard()
+        size = self._store.publish(shard, self._rank, version)
         self._stats.scalar("weights_update", self._stats.step, weights_version=version, upload_bytes=size)
         return {"bytes": size}, {}
 
     def train_batch(self, tensors: Tensors, step: int) -> Reply:
-        figures = self._engine.train_batch(DistributedBatchMemory(tensors), step)
+        try:
+            with self._device.resident():
+                figures = self._engine.train_batch(DistributedBatchMemory(tensors), step)
+        except ArenaOutOfMemoryError as error:
+            raise TrainEngineError("TrainBatchError", str(error)) from error
         self._stats.scalar("train", step, **figures)
         return dict(figures), {}
 
     def save(self, _: Tensors, step: int) -> Reply:
-        return {"bytes": sum(self._engine.save(job_dir() / "recover", step).values())}, {}
+        with self._device.still():
+            return {"bytes": sum(self._engine.save(job_dir() / "recover", step).values())}, {}
+
+    def _state(self) -> list[Tensor]:
+        """What training needs on its device: parameters and the optimizer's moments (there are none before the first step)."""
+        moments = [tensor for state in self._engine.optimizer.state.values() for tensor in state.values() if tensor.ndim]
+        return [*self._engine.model.parameters(), *moments]
 
 
 class RolloutWorker:
@@ -67,6 +88,7 @@ class RolloutWorker:
     def __init__(self, component: str, rank: int, config: JobConfig, stats: StatsTracker):
         self._config, self._stats = config, stats
         self._engine = RolloutEngine(config, rank)
+        self._device = RolloutDevice(component, config, stats)
         self._store = WeightStore(component, config)
         self._reward = RewardClient(component, config)
 
@@ -78,9 +100,17 @@ class RolloutWorker:
         self._stats.scalar("weights_update", self._stats.step, weights_version=version)
         return {"version": version}, {}
 
+    def hear(self, event: str) -> None:
+        """An event of the controller."""
+        self._device.hear(event)
+
     def generate(self, tensors: Tensors, step: int) -> Reply:
         self._reward.step = step
-        batch = self._engine.generate(DistributedBatchMemory(tensors), step, self._reward.score)
+        try:
+            with self._device.cache_memory() as self._engine.model.cache_memory:
+                batch = self._engine.generate(DistributedBatchMemory(tensors), step, self._reward.score)
+        except ArenaOutOfMemoryError as error:
+            raise InferenceEngineError("RolloutError", str(error)) from error
         self._stats.scalar("rollout", step, batch_samples=len(batch), weights_version=self._engine.version)
         return {}, batch.state()
 

@@ -37,6 +37,7 @@ def test_names_tell_role_rank_and_host(config: JobConfig) -> None:
         role, rank = role_and_rank(name)
         assert name in (str(role), f"{role}{rank}")
         assert virtual_host(name) in ("control", "trainers", "rollouts")
+        assert virtual_host(name, colocated=True) == virtual_host(name.replace("rollout", "train"))
         assert (default_port(name) == 0) == (name == "controller")
 
 
