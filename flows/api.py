@@ -96,9 +96,14 @@ class Api:
         return sum(worker["status"] == "ONLINE" for worker in found)
 
     def start(self, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Start a run of ``flow/deployment``; returns the flow run."""
+        """Start a run of ``flow/deployment``; returns the flow run. Its name is the flow's until it begins and names itself."""
         found = self.call("GET", f"/deployments/name/{deployment}")
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": uuid.uuid4().hex}
+        body = {
+            "name": deployment.split("/")[0],
+            "parameters": parameters,
+            "state": {"type": "SCHEDULED"},
+            "idempotency_key": uuid.uuid4().hex,
+        }
         return dict(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body))
 
     def flow_run(self, run: str) -> dict[str, Any]:

@@ -7,11 +7,14 @@ here overlaps with the server's start.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from flows.api import Api
 from injection.procfs import Identity
+from storage.layout import prefect_home
 
 POOL = "faultline"
 #: What prefect.yaml deploys, as Prefect names it (a test compares the two).
@@ -33,6 +36,7 @@ def main() -> None:
     import flows.blind_diagnosis
     import flows.fault_matrix  # noqa: F401 - imported while the server starts, so that deploying need not
 
+    tempfile.tempdir = str(own_temporary_folder())
     server = Identity(int(sys.argv[1]), int(sys.argv[2]))
     Api(os.environ["PREFECT_API_URL"]).wait_healthy(server, within_s=120)
     for words in (
@@ -42,6 +46,16 @@ def main() -> None:
     ):
         sys.argv = ["prefect", *words]
         _call(app)
+
+
+def own_temporary_folder() -> Path:
+    """An empty folder under the home. Prefect keeps flow runs in <temporary folder>/runner_storage, which belongs to
+    whichever user of the machine came first. Set in this process alone: flow runs share the machine's lock with others.
+    """
+    folder = prefect_home() / "tmp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def _call(app: object) -> None:
