@@ -155,6 +155,10 @@ class JobConfig:
     arena_mib: int = 64
     train_memory_mib: int = 60
     """what a train worker takes of a shared device for its state and what training needs besides"""
+    weight_sync: str = "metaserver"
+    """metaserver: shards through the store, uploads and updates at once; disk: through the job's folder, one after the other"""
+    disk_source: str = "fresh"
+    """fresh: shards are saved for each update; latest: rollout workers read the latest checkpoint, however old"""
     upload_chunk_bytes: int = 65536
     latest_save_interval: int = 2
     periodic_save_interval: int = 0
@@ -188,7 +192,7 @@ class JobConfig:
 
 def refuse_impossible(config: JobConfig) -> None:
     """Raises ValueError, in one sentence, for a job that nobody could run."""
-    words = {"workload": ("grpo", "sft"), "device": ("cpu", "cuda"), "recover_mode": ("disabled", "auto")}
+    words = {"workload": ("grpo", "sft"), "device": ("cpu", "cuda"), "weight_sync": ("metaserver", "disk"), "disk_source": ("fresh", "latest"), "recover_mode": ("disabled", "auto")}
     for name, allowed in words.items():
         if getattr(config, name) not in allowed:
             raise ValueError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")

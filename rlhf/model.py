@@ -1,12 +1,32 @@
-"""The policy: a tiny decoder-only transformer with learned positions, plain torch."""
+"""The policy: what engines ask of one, and the built-in one, a tiny decoder-only transformer with learned positions."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rlhf.config import CONTEXT, VOCABULARY, JobConfig
+from rlhf.task import EOS
+
+
+class Policy(nn.Module):
+    """Token ids to logits. `vocabulary` is the width of the logits, `eos` the token that ends an answer."""
+
+    vocabulary: int
+    eos: int
+    #: Where caches are put, instead of into memory of their own: float32 `[n]`.
+    cache_memory: Tensor | None = None
+
+    def layers(self) -> list[nn.Module]:
+        """The repeated layers, from first to last: what is sharded one by one."""
+        raise NotImplementedError
+
+    def reserve_cache(self, rows: int, slots: int, reserve_bytes: int) -> Any:
+        """A key/value cache for `rows` sequences of at most `slots` tokens, to be handed to `forward`."""
+        raise NotImplementedError
 
 
 class Block(nn.Module):
@@ -36,8 +56,10 @@ class Block(nn.Module):
         return x + widened
 
 
-class Decoder(nn.Module):
-    """Token ids to logits of the next token."""
+class Decoder(Policy):
+    """The built-in policy."""
+
+    vocabulary, eos = VOCABULARY, EOS
 
     def __init__(self, dim: int, heads: int, layers: int):
         super().__init__()
@@ -58,6 +80,23 @@ class Decoder(nn.Module):
         logits: Tensor = self.head(self.norm(x))
         return logits
 
+    def layers(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+    def reserve_cache(self, rows: int, slots: int, reserve_bytes: int) -> Tensor:
+        """A cache `[layers, 2, rows, heads, slots, dim / heads]` at the front of one allocation of `reserve_bytes`.
+
+        Raises ValueError when that is too small for the rows, and whatever torch raises when the memory is not to be had.
+        """
+        shape = (len(self.blocks), 2, rows, self.heads, slots, self.dim // self.heads)
+        elements = 2 * len(self.blocks) * rows * slots * self.dim
+        region = self.cache_memory
+        if region is None:
+            region = torch.empty(reserve_bytes // 4, dtype=torch.float32, device=self.head.weight.device)
+        if elements > region.numel():
+            raise ValueError(f"{rows} rows of {slots} slots need a cache of {4 * elements} bytes, reserved are {reserve_bytes}")
+        return region[:elements].view(shape)
+
 
 def build_model(config: JobConfig) -> Decoder:
     """The initial policy of a job: the same parameters in every process that has the same seed."""
@@ -76,12 +115,12 @@ def attention_bias(mask: Tensor) -> Tensor:
     (A slot that could see nothing at all would be not a number.)
     """
     slots = mask.shape[1]
-    seen = mask.bool()[:, None, None, :] & torch.ones(slots, slots, dtype=torch.bool).tril()
-    seen = seen | torch.eye(slots, dtype=torch.bool)
-    return torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
+    seen = mask.bool()[:, None, None, :] & torch.ones(slots, slots, dtype=torch.bool, device=mask.device).tril()
+    seen = seen | torch.eye(slots, dtype=torch.bool, device=mask.device)
+    return torch.zeros(seen.shape, device=mask.device).masked_fill_(~seen, float("-inf"))
 
 
-def token_logprobs(model: Decoder, ids: Tensor, mask: Tensor, temperature: float) -> Tensor:
+def token_logprobs(model: Policy, ids: Tensor, mask: Tensor, temperature: float) -> Tensor:
     """Log-probability `[b, t - 1]`, in nats, of each token of `ids [b, t]` after those before it."""
     logits = model(ids[:, :-1], attention_bias(mask[:, :-1]))
     chosen = ids[:, 1:, None]

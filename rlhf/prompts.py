@@ -2,12 +2,60 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
-from rlhf.task import BOS, CHARACTERS, EOS, SEP, prompt_length, sample_digits
+from rlhf.task import BOS, CHARACTERS, EOS, SEP, completion_length, prompt_length, sample_digits
+
+
+class Text(Protocol):
+    """What a job reads and writes text with."""
+
+    def encode(self, digits: list[str]) -> DistributedBatchMemory: ...
+    def encode_answers(self, answers: list[str]) -> tuple[Tensor, Tensor]: ...
+    def prompt_text(self, ids: Tensor, mask: Tensor) -> list[str]: ...
+    def completion_text(self, ids: Tensor, mask: Tensor) -> list[str]: ...
+
+
+def text_of(config: JobConfig) -> Text:
+    """The way of writing of a job's policy: one token a character, or the tokenizer of its Hugging Face model."""
+    return _hf_text(config.model_path) if config.model_path else CharacterText(config)
+
+
+@lru_cache(maxsize=1)
+def _hf_text(model_path: str) -> Text:
+    from rlhf.hf_text import HfText  # an extra, and seconds to import
+
+    return HfText(model_path)
+
+
+class CharacterText:
+    """One token a character, in slots of fixed number."""
+
+    def __init__(self, config: JobConfig):
+        self._config = config
+
+    def encode(self, digits: list[str]) -> DistributedBatchMemory:
+        return encode_prompts(digits, prompt_length(self._config))
+
+    def encode_answers(self, answers: list[str]) -> tuple[Tensor, Tensor]:
+        """Ids and mask `[n, completion length]` of answers with EOS, right-padded."""
+        length = completion_length(self._config)
+        rows = [[int(digit) for digit in text] + [EOS] * (length - len(text)) for text in answers]
+        masks = [[1] * (len(text) + 1) + [0] * (length - len(text) - 1) for text in answers]
+        shape = (len(answers), length)
+        return torch.tensor(rows, dtype=torch.int64).reshape(shape), torch.tensor(masks, dtype=torch.int64).reshape(shape)
+
+    def prompt_text(self, ids: Tensor, mask: Tensor) -> list[str]:
+        return prompt_text(ids, mask)
+
+    def completion_text(self, ids: Tensor, mask: Tensor) -> list[str]:
+        return completion_text(ids, mask)
 
 
 def encode_prompts(digits: list[str], length: int) -> DistributedBatchMemory:
@@ -35,7 +83,7 @@ def encode_prompts(digits: list[str], length: int) -> DistributedBatchMemory:
 
 def sample_prompts(config: JobConfig, step: int) -> DistributedBatchMemory:
     """The prompts of one step, one row a prompt; the same for the same seed and step."""
-    return encode_prompts(sample_digits(config, step), prompt_length(config))
+    return text_of(config).encode(sample_digits(config, step))
 
 
 def to_text(ids: Tensor, mask: Tensor) -> list[str]:

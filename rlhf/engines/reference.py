@@ -7,7 +7,9 @@ from torch import Tensor
 
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
-from rlhf.model import build_model, token_logprobs
+from rlhf.devices import device_of, half_precision, moved
+from rlhf.model import token_logprobs
+from rlhf.policies import build_policy
 
 
 class ReferenceEngine:
@@ -17,7 +19,8 @@ class ReferenceEngine:
         torch.set_num_threads(1)
         self.config = config
         self.rank = rank
-        self.model = build_model(config).requires_grad_(requires_grad=False)
+        self.device = device_of(config, rank)
+        self.model = build_policy(config).requires_grad_(requires_grad=False).to(self.device)
 
     @torch.no_grad()
     def compute_logprobs(self, batch: DistributedBatchMemory) -> Tensor:
@@ -25,4 +28,7 @@ class ReferenceEngine:
         ids = batch["input_ids"]
         if not len(batch):
             return torch.zeros(0, ids.shape[1] - 1)
-        return token_logprobs(self.model, ids, batch["attention_mask"], self.config.temperature)
+        batch = moved(batch, self.device)
+        with half_precision(self.device):
+            logprobs = token_logprobs(self.model, batch["input_ids"], batch["attention_mask"], self.config.temperature)
+        return logprobs.cpu()

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
+from rlhf.devices import device_of, half_precision, moved
 from rlhf.errors import InferenceEngineError
 from rlhf.generate import Completions, generate
-from rlhf.model import build_model
-from rlhf.prompts import completion_text, prompt_text
+from rlhf.policies import build_policy
+from rlhf.prompts import text_of
 from rlhf.task import completion_length, exact_match
 
 Score = Callable[[list[str], list[str]], list[float]]
@@ -27,7 +28,9 @@ class RolloutEngine:
         self.config = config
         self.rank = rank
         self.version = -1
-        self.model = build_model(config).requires_grad_(requires_grad=False)
+        self.device = device_of(config, rank)
+        self.model = build_policy(config).requires_grad_(requires_grad=False).to(self.device)
+        self.text = text_of(config)
 
     def load_weights(self, tensors: dict[str, Tensor], version: int) -> None:
         """Replace all weights. Raises InferenceEngineError (UpdateWeightError), changing nothing, unless complete."""
@@ -60,16 +63,18 @@ class RolloutEngine:
     def _sample(self, prompts: DistributedBatchMemory, generator: torch.Generator) -> DistributedBatchMemory:
         """Completions of one micro-batch of prompts, without rewards."""
         config = self.config
-        expanded = prompts.rows(torch.arange(len(prompts)).repeat_interleave(config.samples_per_prompt))
+        rows = torch.arange(len(prompts)).repeat_interleave(config.samples_per_prompt)
+        expanded = moved(prompts.rows(rows), self.device)
         ids, mask = expanded["prompt_ids"], expanded["prompt_mask"]
         new_tokens, reserve_bytes = completion_length(config), config.kv_cache_mib << 20
-        done = generate(self.model, ids, mask, new_tokens, config.temperature, generator, reserve_bytes)
-        return DistributedBatchMemory({**_columns(ids, mask, done), "group_id": expanded["group_id"]})
+        with half_precision(self.device):
+            done = generate(self.model, ids, mask, new_tokens, config.temperature, generator, reserve_bytes)
+        return moved(DistributedBatchMemory({**_columns(ids, mask, done), "group_id": expanded["group_id"]}), "cpu")
 
     def _scored(self, samples: DistributedBatchMemory, score: Score) -> DistributedBatchMemory:
         """The samples with `rewards [m]` and `exact [m]`."""
-        answers = completion_text(samples["input_ids"], samples["loss_mask"])
-        asked = prompt_text(samples["input_ids"], samples["attention_mask"] - samples["loss_mask"])
+        answers = self.text.completion_text(samples["input_ids"], samples["loss_mask"])
+        asked = self.text.prompt_text(samples["input_ids"], samples["attention_mask"] - samples["loss_mask"])
         rewards = score(asked, answers)
         samples["rewards"] = torch.tensor(rewards, dtype=torch.float32)
         samples["exact"] = torch.tensor([float(exact_match(*pair)) for pair in zip(asked, answers, strict=True)])
@@ -83,7 +88,7 @@ def _columns(prompt_ids: Tensor, prompt_mask: Tensor, done: Completions) -> dict
         "input_ids": torch.cat([prompt_ids, done.ids], dim=1),
         "attention_mask": attention_mask,
         "loss_mask": torch.cat([torch.zeros_like(prompt_mask), done.mask], dim=1),
-        "logprobs": torch.cat([torch.zeros(prompt_ids.shape[0], prompt_ids.shape[1] - 1), done.logprobs], dim=1),
+        "logprobs": torch.cat([done.logprobs.new_zeros(prompt_ids.shape[0], prompt_ids.shape[1] - 1), done.logprobs], dim=1),
         "seqlen": attention_mask.sum(dim=1),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -12,10 +13,16 @@ from torch import Tensor
 from rlhf import checkpoint as parity_checkpoint
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
-from rlhf.errors import TrainEngineError
+from rlhf.devices import collective_backend, device_of, half_precision, moved
 from rlhf.grpo import clipped_objective, group_advantages, k3, per_sample
-from rlhf.model import build_model, token_logprobs
+from rlhf.model import Policy, token_logprobs
+from rlhf.policies import build_policy
+from rlhf.recover import recover_info, take_up
+from rlhf.replicas import Replicas
 from rlhf.resilience import checkpoint as atomic_checkpoint
+
+if TYPE_CHECKING:
+    from rlhf.sharding import ShardedReplicas
 
 
 class TrainEngine:
@@ -33,27 +40,34 @@ class TrainEngine:
     def initialize(self, master: str, port: int) -> None:
         """Join the other ranks (only if there are any) and make model and optimizer; the same on every rank.
 
-        Raises what torch.distributed raises when the ranks do not meet within the collective time-out.
+        Raises ValueError for a device or a model that cannot be had here, and what torch.distributed raises when ranks do not
+        meet within the collective time-out.
         """
         torch.set_num_threads(1)
+        self.device = device_of(self.config, self.rank)
+        model = build_policy(self.config).to(self.device)
         if self.world > 1:
             dist.init_process_group(
-                "gloo",
+                collective_backend(self.device),
                 init_method=f"tcp://{master}:{port}",
                 rank=self.rank,
                 world_size=self.world,
                 timeout=timedelta(seconds=self.config.timeout_s("collective")),
             )
-        self.model = build_model(self.config)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.config.learning_rate, fused=True)
-        self._sums = _flat_gradients(self.model)
+        self.replicas = _replicas(model, self.config)
+        self.model = model
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=self.config.learning_rate, fused=True)
 
     def shard(self) -> dict[str, Tensor]:
         """Copies of this rank's share of the named parameters: shares are disjoint, together complete, balanced by bytes."""
         sizes = {name: parameter.numel() for name, parameter in self.model.named_parameters()}
-        mine = _share(sizes, self.world)[self.rank]
-        named = dict(self.model.named_parameters())
-        return {name: named[name].detach().clone() for name in mine}
+        mine = set(_share(sizes, self.world)[self.rank])
+        shares: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            complete = self.replicas.whole(parameter.detach())  # one at a time: no rank ever holds the whole model for this
+            if name in mine:
+                shares[name] = complete.clone().cpu()
+        return shares
 
     def train_batch(self, batch: DistributedBatchMemory, step: int) -> dict[str, float]:
         """Train on this rank's share (which may be empty); returns loss, kl (nats), grad_norm and samples.
@@ -61,24 +75,35 @@ class TrainEngine:
         `batch` holds whole groups. loss, kl and grad_norm are over all ranks, means over the inner epochs; samples is this
         rank's own number. Raises TrainEngineError when no rank has a sample.
         """
-        advantages = group_advantages(batch["rewards"], batch["group_id"])
-        epochs = [self._epoch(batch, advantages) for _ in range(self.config.inner_epochs)]
+        share = moved(batch, self.device)
+        if self.config.workload == "grpo":
+            share["advantages"] = group_advantages(batch["rewards"], batch["group_id"]).to(self.device)
+        epochs = [self._epoch(share) for _ in range(self.config.inner_epochs)]
         self.step = step
         loss, kl, norm = torch.tensor(epochs).mean(dim=0).tolist()
         return {"loss": loss, "kl": kl, "grad_norm": norm, "samples": float(len(batch))}
 
     def save(self, folder: Path, step: int) -> dict[str, int]:
-        """Write the latest checkpoint; returns bytes by file. All ranks hold the same state, so rank 0 alone writes."""
+        """Write the latest checkpoint; returns bytes by file. All replicas hold the same state, so rank 0 alone writes.
+
+        With shards every rank must call: what rank 0 writes is gathered from its replica.
+        """
+        if self.rank != 0 and self.config.shard_size == 1:
+            return {}
+        state = self.replicas.whole({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
         if self.rank != 0:
             return {}
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return self._save(folder, state, step)
+        return self._save(folder, {**state, "recover": recover_info(self.config, step)}, step)
 
     def load(self, folder: Path) -> int:
-        """Take up the latest checkpoint; returns its step."""
-        state, self.step = self._load(folder)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Take up the latest checkpoint, of whatever layout of ranks; returns its step.
+
+        Raises what the loader raises, and TrainEngineError (RecoverError) for a checkpoint of another job.
+        """
+        state, _ = self._load(folder)
+        self.step = take_up(state["recover"], self.config)
+        self.model.load_state_dict(self.replicas.model_state(state["model"]))
+        self.optimizer.load_state_dict(self.replicas.optimizer_state(state["optimizer"]))
         return self.step
 
     def close(self) -> None:
@@ -86,47 +111,43 @@ class TrainEngine:
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def _epoch(self, batch: DistributedBatchMemory, advantages: Tensor) -> tuple[float, float, float]:
+    def _epoch(self, batch: DistributedBatchMemory) -> tuple[float, float, float]:
         """One optimizer step: loss, kl and gradient norm over the whole batch."""
-        self._sums.zero_()
+        self.replicas.zero()
+        figures = torch.zeros(3)
         if len(batch):
-            loss, kl = self._losses(batch, advantages)
+            with half_precision(self.device):
+                loss, kl = self._losses(batch)
             loss.sum().backward()  # type: ignore[no-untyped-call]
-            self._sums[-3:] = torch.stack([loss.detach().sum(), kl.detach().sum(), torch.tensor(float(len(batch)))])
-        # Sums and the number of samples travel together: dividing afterwards weights every sample of every rank equally,
-        # however uneven the shares.
-        if self.world > 1:
-            dist.all_reduce(self._sums)
-        samples = float(self._sums[-1])
-        if samples == 0:
-            raise TrainEngineError("TrainBatchError", "no rank has a sample to train on")
-        self._sums /= samples
-        gradient = self._sums[:-3]
-        norm = float(gradient.norm())
-        gradient *= min(1.0, self.config.grad_clip / (norm + 1e-6))
+            figures = torch.stack([loss.detach().sum(), kl.sum(), torch.tensor(float(len(batch)))])
+        else:
+            self.replicas.sit_out()
+        means = self.replicas.average(figures, self.config.grad_clip)
         self.optimizer.step()
-        return float(self._sums[-3]), float(self._sums[-2]), norm
+        return means
 
-    def _losses(self, batch: DistributedBatchMemory, advantages: Tensor) -> tuple[Tensor, Tensor]:
-        """GRPO loss and KL of each sample, `[m]` each."""
+    def _losses(self, batch: DistributedBatchMemory) -> tuple[Tensor, Tensor]:
+        """Loss and KL to the reference of each sample, `[m]` each; the KL carries no gradient."""
         config = self.config
         mask = batch["loss_mask"][:, 1:].float()
         logprobs = token_logprobs(self.model, batch["input_ids"], batch["attention_mask"], config.temperature)
-        objective = clipped_objective(logprobs, batch["logprobs"], advantages, config.clip_ratio)
+        none = torch.zeros(len(batch), device=self.device)
+        if config.workload == "sft":
+            return per_sample(-logprobs, mask), none
+        objective = clipped_objective(logprobs, batch["logprobs"], batch["advantages"], config.clip_ratio)
         if config.kl_coefficient == 0:
-            return per_sample(-objective, mask), torch.zeros(len(batch))
+            return per_sample(-objective, mask), none
         kl = k3(logprobs, batch["ref_logprobs"])
         return per_sample(config.kl_coefficient * kl - objective, mask), per_sample(kl.detach(), mask)
 
 
-def _flat_gradients(model: torch.nn.Module) -> Tensor:
-    """One buffer of which every gradient is a view, with three more places (loss, kl, samples): one all-reduce moves all."""
-    buffer = torch.zeros(sum(parameter.numel() for parameter in model.parameters()) + 3)
-    start = 0
-    for parameter in model.parameters():
-        parameter.grad = buffer[start : start + parameter.numel()].view_as(parameter)
-        start += parameter.numel()
-    return buffer
+def _replicas(model: Policy, config: JobConfig) -> Replicas | ShardedReplicas:
+    """How the model lies over the ranks; it is changed in place."""
+    if config.shard_size == 1:
+        return Replicas(model, config.train_workers)
+    from rlhf.sharding import ShardedReplicas  # a second of torch's own code, which no other job needs
+
+    return ShardedReplicas(model, config.train_workers, config.shard_size)
 
 
 def _share(sizes: dict[str, int], parts: int) -> list[list[str]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlhf.config import JobConfig
-from rlhf.generate import generate, reserve_cache
+from rlhf.generate import generate
 from rlhf.model import build_model, token_logprobs
 from rlhf.prompts import sample_prompts
 from rlhf.task import EOS
@@ -62,8 +62,8 @@ def test_samples_follow_the_models_distribution():
 def test_the_cache_lies_in_one_reserved_allocation_of_the_size_asked_for():
     """The reserve is allocated whole, the cache is its front, and one that is too small is refused."""
     model = build_model(CONFIG)
-    cache = reserve_cache(model, 32, 15, 8 << 20)
+    cache = model.reserve_cache(32, 15, 8 << 20)
     assert cache.shape == (2, 2, 32, 4, 15, 16) and cache.is_contiguous()
     assert cache.untyped_storage().nbytes() == 8 << 20
     with pytest.raises(ValueError, match="need a cache of 491520 bytes, reserved are 65536"):
-        reserve_cache(model, 32, 15, 65536)
+        model.reserve_cache(32, 15, 65536)
