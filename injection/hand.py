@@ -16,8 +16,9 @@ from typing import Any
 
 from injection import journal, procfs, trigger
 from injection.capability import capability
-from injection.fault import Context, Fault
+from injection.fault import Ask, Context, Fault
 from injection.journal import Record, State
+from injection.measure import ask_here
 from injection.probe import Probe
 from injection.receipts import History
 from injection.recover import revert_record
@@ -90,8 +91,11 @@ class Hand:
             self._wait(self._thread.submit(self._guarded, self._revert))
         return isinstance(decision, Fire) or ended
 
-    def finish(self) -> None:
-        """The run is over: undo what is in force, close what was prepared, say what never fired."""
+    def finish(self, *, patient: bool = True) -> None:
+        """The run is over: undo what is in force, close what was prepared, say what never fired.
+
+        A patient end lets a proof that is still being measured come to its end; the other is for a run that no longer counts.
+        """
         self._stopped.set()
         with self._turn:
             if self._state == "waiting":
@@ -99,9 +103,10 @@ class Hand:
                 self._shop.history.state("expired", self.id, reason=self._trigger.end().reason)
         for timer in self._timers:
             timer.cancel()
-        if self._verifying:
+        if self._verifying and patient:
             self._verifying.join(VERIFY_LIMIT_S)
-        self._thread.submit(self._guarded, self._revert)
+        # A measurement that is not waited for may have the probe for long: what is left is then measured here.
+        self._thread.submit(self._guarded, self._revert, None if patient else ask_here)
         self._thread.shutdown(wait=True)
         if self._probe:
             self._probe.close()
@@ -174,7 +179,7 @@ class Hand:
         if not found.ok:
             self._shop.history.state("invalid", self.id, reason=f"no effect seen by {found.probe}: {found.measured}")
 
-    def _revert(self) -> None:
+    def _revert(self, ask: Ask | None = None) -> None:
         """In the fault's own thread; once is enough, twice is harmless."""
         if self._record is None or self._record.state == State.REVERTED:
             return
@@ -184,7 +189,7 @@ class Hand:
             raise RuntimeError("the watchdog undid it, for this process had fallen silent")
         was_applied = self._record.state not in (State.PLANNED,)
         assert self._probe is not None
-        self._record, found = revert_record(self._shop.journal_dir, self._record, self._probe.ask)
+        self._record, found = revert_record(self._shop.journal_dir, self._record, ask or self._probe.ask)
         self.stuck = self._record.state == State.STUCK
         if self.stuck:
             self._shop.history.state("stuck", self.id, reason=self._record.reason)

@@ -5,7 +5,8 @@
 SPEC: `run_id`, `faults` (of the plan), `socket` (path of the seam), `registry_dir`, `addresses` (path of the name table),
 `journal_dir`, `history` (path), `place` (virtual-cluster | plain-host), `proxy_api` (host:port, "" without proxies),
 `barrier_hold_s`, `lease_s`, `arm_timeout_s`, `protected_pids`. Prints `ready` when the seam listens. SIGTERM ends the run:
-everything is undone and proved gone. Exit code 0; 2 when something is stuck; 1 for a bad SPEC.
+everything is undone and proved gone; SIGINT does so without waiting for measurements that are under way. Exit code 0; 2 when
+something is stuck; 1 for a bad SPEC.
 """
 
 from __future__ import annotations
@@ -92,11 +93,11 @@ class Injector:
         self._history.event(event)
         return arrived + self._spec.barrier_hold_s if any(points) else 0.0
 
-    def stop(self) -> int:
-        """Undo everything and prove it gone. Returns the exit code."""
+    def stop(self, *, patient: bool = True) -> int:
+        """Undo everything and prove it gone; see `Hand.finish`. Returns the exit code."""
         self._listener.close()
         for hand in self._hands:
-            hand.finish()
+            hand.finish(patient=patient)
         self._over.set()
         self._history.close()
         if any(hand.stuck for hand in self._hands):
@@ -122,8 +123,7 @@ def main(argv: list[str]) -> int:
     injector.start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    signal.sigwait(ends)
-    return injector.stop()
+    return injector.stop(patient=signal.sigwait(ends) == signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class KeeperClient:
                 with connection.makefile("rb") as stream:
                     line = stream.readline()
         except OSError as error:
-            raise PlaceError(f"the place does not answer: {error}") from error
+            raise PlaceError(f"the place is gone: it does not answer ({error.strerror or error})") from error
         if not line.endswith(b"\n"):
             raise PlaceError("the place ended before it answered")
         answer: dict[str, Any] = json.loads(line)

@@ -19,12 +19,15 @@ class ProbeError(RuntimeError):
 
 
 class Probe:
-    """The lab's end of a probe process. One request at a time; safe to share between threads."""
+    """The lab's end of a probe process. One request at a time; safe to share between threads.
+
+    It holds no state, so one that was killed is replaced: the proof that a fault is gone must not depend on its luck.
+    """
 
     def __init__(self) -> None:
-        argv = [sys.executable, "-m", "injection.probe"]
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = _start()
         self._turn = threading.Lock()
+        self._closed = False
 
     @property
     def pid(self) -> int:
@@ -33,16 +36,13 @@ class Probe:
 
     def ask(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Have a measurement made. Raises ProbeError."""
+        request = json.dumps({"name": name, "arguments": arguments}) + "\n"
         with self._turn:
-            stdin, stdout = self._process.stdin, self._process.stdout
-            assert stdin is not None
-            assert stdout is not None
-            try:
-                stdin.write(json.dumps({"name": name, "arguments": arguments}) + "\n")
-                stdin.flush()
-                line = stdout.readline()
-            except OSError as error:
-                raise ProbeError(f"the probe is gone: {error}") from error
+            line = self._answer(request)
+            if not line and not self._closed:
+                self._process.wait()
+                self._process = _start()
+                line = self._answer(request)
         if not line:
             raise ProbeError(f"the probe ended while measuring {name}")
         answer: dict[str, Any] = json.loads(line)
@@ -51,14 +51,27 @@ class Probe:
         return dict(answer["figures"])
 
     def close(self) -> None:
-        """End the probe: closing its input is its sign to stop."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        """End the probe, also in the middle of a measurement; that one then fails."""
+        self._closed = True
+        self._process.kill()
+        self._process.wait()
+
+    def _answer(self, request: str) -> str:
+        """The line that answers; empty when the probe is gone."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
         try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            stdin.write(request)
+            stdin.flush()
+            return stdout.readline()
+        except OSError:
+            return ""
+
+
+def _start() -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "injection.probe"]
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:

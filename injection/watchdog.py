@@ -2,7 +2,8 @@
 
     python -m injection.watchdog --journal DIR --run RUN --watch PID[:START_TICKS] [--watch ...] --lease S
 
-It ends when told (SIGTERM), or by itself when a watched process is gone and nothing is left to undo.
+It ends when told (SIGTERM), or by itself when a watched process is gone and nothing is left to undo; then it also ends
+what is left of places whose lab and keeper were both killed.
 Exit code 2: something is stuck.
 """
 
@@ -75,7 +76,11 @@ def guard(folder: Path, run_id: str, watch: Watch, told: list[int]) -> int:
             return 0
         if watch.silent():
             undo_run(folder, run_id)
-    return 0 if undo_run(folder, run_id) else 2
+    undone = undo_run(folder, run_id)
+    from injection.strays import end_abandoned  # its library is loaded only when it must be
+
+    end_abandoned()
+    return 0 if undone else 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

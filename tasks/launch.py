@@ -35,8 +35,10 @@ class Experiment:
     injector: Process | None = None
     sampler: Process | None = None
     watchdog: subprocess.Popen[bytes] | Process | None = None
-    relays: Process | None = None
+    proxy: Process | None = None
     proxy_api: str = ""
+    observed: bool = False
+    """whether the run came to its end with all its instruments: only then its last proofs are worth waiting for"""
     reverted: dict[str, Any] | None = field(default=None)
 
     @property
@@ -51,7 +53,7 @@ class Experiment:
 
     def instruments(self) -> dict[str, Process | subprocess.Popen[bytes]]:
         """The lab's own processes that were started. A run during which one of them ended is no measurement."""
-        parts = {name: getattr(self, name) for name in ("injector", "watchdog", "sampler", "relays")}
+        parts = {name: getattr(self, name) for name in ("injector", "watchdog", "sampler", "proxy")}
         return {name: process for name, process in parts.items() if process is not None}
 
     def at(self) -> Place:
@@ -96,8 +98,8 @@ def _open(experiment: Experiment) -> None:
     experiment.job = NativeJob(place, paths, config)
     dial = None
     if place.kind == "plain-host":
-        relays = start_proxies(place, job_links(experiment.job.direct_table()), log=paths.lab_logs / "relays.log")
-        experiment.relays, experiment.proxy_api, dial = relays.process, relays.api, relays.dial
+        relays = start_proxies(place, job_links(experiment.job.direct_table()), log=paths.lab_logs / "proxy.log")
+        experiment.proxy, experiment.proxy_api, dial = relays.process, relays.api, relays.dial
     experiment.job.prepare(dial)
 
 

@@ -31,6 +31,7 @@ def observe(experiment: Experiment) -> dict[str, Any]:
         for sentence in lost:
             history.state("invalid", "", reason=sentence)
         history.close()
+    experiment.observed = not lost
     return {"exit_code": code, "seconds": time.monotonic() - began, "lost": lost}
 
 

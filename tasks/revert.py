@@ -28,7 +28,7 @@ def revert(experiment: Experiment) -> dict[str, Any]:
     """
     if experiment.reverted is not None:
         return experiment.reverted
-    codes = {"injector": _end(experiment.injector, REVERT_LIMIT_S)}
+    codes = {"injector": _end(experiment.injector, REVERT_LIMIT_S, signal.SIGTERM if experiment.observed else signal.SIGINT)}
     code = _job_code(experiment)
     if experiment.job:
         experiment.job.stop()
@@ -50,13 +50,13 @@ def _job_code(experiment: Experiment) -> int | None:
     return None
 
 
-def _end(process: Process | subprocess.Popen[bytes] | None, limit_s: float) -> int | None:
+def _end(process: Process | subprocess.Popen[bytes] | None, limit_s: float, number: int = signal.SIGTERM) -> int | None:
     """Ask a process to end and wait; kill it when its time is over. None when it was never started or cannot be told."""
     if process is None:
         return None
     with contextlib.suppress(PlaceError, ProcessLookupError, OSError):
         if process.poll() is None:
-            _signal(process, signal.SIGTERM)
+            _signal(process, number)
         return _wait(process, limit_s)
     return None
 
