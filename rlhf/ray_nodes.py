@@ -57,13 +57,13 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def node_argv(folder: Path, address: str, hosts: list[str], join: str = "", port: int = PORT) -> list[str]:
+def node_argv(folder: Path, address: str, hosts: list[str], join: str = "", port: int = PORT, cpus: int = 1) -> list[str]:
     """The command that is a node of the cluster, in the foreground, until ended by SIGTERM; the head unless it joins one.
 
     Needs `environment` (one token for the whole cluster).
-    The node offers ``host_<name>`` for each of ``hosts``. ``folder`` must be short (sockets lie in it).
+    The node offers ``cpus`` CPU and ``host_<name>`` for each of ``hosts``. ``folder`` must be short (sockets lie in it).
     """
-    argv = [sys.executable, "-m", "rlhf.ray_nodes", str(folder), address, ",".join(hosts), f"--port={port}"]
+    argv = [sys.executable, "-m", "rlhf.ray_nodes", str(folder), address, ",".join(hosts), f"--port={port}", f"--cpus={cpus}"]
     return [*argv, f"--join={join}"] if join else argv
 
 
@@ -94,7 +94,7 @@ def _offered(address: str, timeout_s: float) -> set[str]:
     return {name for node in alive for name in node.resources_total}
 
 
-def run_node(folder: Path, address: str, hosts: list[str], join: str, port: int) -> int:
+def run_node(folder: Path, address: str, hosts: list[str], join: str, port: int, cpus: int) -> int:
     """Be a node until one of its processes has ended; returns an exit code. SIGTERM ends it and them.
 
     ``ray start`` would also start an autoscaler, a client server and a dashboard: 280 MB and a second nobody here uses. So
@@ -111,7 +111,7 @@ def run_node(folder: Path, address: str, hosts: list[str], join: str, port: int)
         node_ip_address=address,
         node_name=",".join(hosts),
         temp_dir=str(folder),
-        num_cpus=1,
+        num_cpus=cpus,
         resources={f"host_{name}": 100 for name in hosts},
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
@@ -134,9 +134,10 @@ def main() -> int:
     parser.add_argument("hosts")
     parser.add_argument("--join", default="")
     parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--cpus", type=int, default=1)
     given = parser.parse_args()
     keep_to(given.address)
-    return run_node(given.folder, given.address, given.hosts.split(","), given.join, given.port)
+    return run_node(given.folder, given.address, given.hosts.split(","), given.join, given.port, given.cpus)
 
 
 if __name__ == "__main__":

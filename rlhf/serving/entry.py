@@ -1,0 +1,140 @@
+"""The entry of the application: HTTP in, the ranks behind it. It gives out seats, forms the group and forms it anew."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import ray
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from rlhf import wire
+from rlhf.batch import DistributedBatchMemory
+from rlhf.config import JobConfig
+from rlhf.errors import EngineError
+from rlhf.serving import protocol
+from rlhf.serving.config import ServingConfig
+from rlhf.serving.failures import cause_of, sentence
+from rlhf.serving.group import open_store
+from rlhf.serving.replica import keep_home
+from rlhf.serving.seats import give_out
+
+logger = logging.getLogger(__name__)
+
+BAD_REQUEST, NOT_FOUND, UNAVAILABLE = 400, 404, 503
+
+
+class BadRequestError(Exception):
+    """The request makes no sense; the text says why."""
+
+
+class Entry:
+    """POST /generate, PUT /weights, GET /health. One request at a time: the ranks exchange with each other in one order."""
+
+    def __init__(self, config: JobConfig, serving: ServingConfig, *ranks: Any):
+        keep_home()
+        self._config, self._serving, self._ranks = config, serving, ranks
+        self._address = ray.util.get_node_ip_address()
+        self._store = open_store(self._address)
+        self._groups = 0
+        self._members: list[dict[str, Any]] = []
+        self._one = asyncio.Lock()
+        self._routes: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
+            ("POST", protocol.GENERATE): self._generate,
+            ("PUT", protocol.WEIGHTS): self._load,
+            ("GET", protocol.HEALTH): self._health,
+        }
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer, always within `request_s`: 400 for a request that makes no sense, 503 with the first cause otherwise."""
+        route = self._routes.get((request.method, request.url.path))
+        if route is None:
+            known = ", ".join(" ".join(pair) for pair in self._routes)
+            return _told(NOT_FOUND, f"no {request.method} {request.url.path}; there is {known}")
+        try:
+            async with asyncio.timeout(self._serving.request_s), self._one:
+                return await route(request)
+        except BadRequestError as error:
+            return _told(BAD_REQUEST, str(error))
+        except TimeoutError:
+            self._members = []
+            return _told(UNAVAILABLE, f"no answer of the ranks within {self._serving.request_s:g} s")
+        except Exception as error:
+            # Whatever went wrong behind us, the group is not to be trusted; the next request forms a new one.
+            self._members = []
+            logger.exception("request failed")
+            return _told(UNAVAILABLE, sentence(error))
+
+    async def _generate(self, request: Request) -> Response:
+        body = await _body(request)
+        try:
+            ask = protocol.read(request.headers.get("content-type", ""), body, self._config)
+        except ValueError as error:
+            raise BadRequestError(str(error)) from error
+        batch, version = await self._sample(ask.prompts, ask.step)
+        content, kind = protocol.write(ask, batch, version, self._config)
+        return Response(content, media_type=kind)
+
+    async def _sample(self, prompts: DistributedBatchMemory, step: int) -> tuple[DistributedBatchMemory, int]:
+        """Samples of all ranks, each of its share of the prompts, in the order of the prompts; and the weights' version."""
+        members = await self._formed()
+        shares = prompts.split(len(members))
+        answers = await self._all("generate", [(wire.encode({"step": step}, share.state()),) for share in shares])
+        decoded = [wire.decode(answer) for answer in answers]
+        return DistributedBatchMemory.concat([DistributedBatchMemory(part) for _, part in decoded]), decoded[0][0]["version"]
+
+    async def _load(self, request: Request) -> Response:
+        """Weights go to rank 0, which refuses them whole or takes them, and from there to the others."""
+        body = await _body(request)
+        try:
+            protocol.version_of(wire.decode(body)[0])
+        except ValueError as error:
+            raise BadRequestError(str(error)) from error
+        members = await self._formed()
+        try:
+            await self._ranks[0].load.remote(body)
+        except Exception as error:
+            if isinstance(cause_of(error), EngineError):
+                raise BadRequestError(sentence(error)) from error
+            raise
+        versions = await self._all("spread", [(0,)] * len(members))
+        for member, version in zip(members, versions, strict=True):
+            member["version"] = version
+        return JSONResponse({"version": versions[0]})
+
+    async def _health(self, _: Request) -> Response:
+        """Who is who, forming the group if there is none."""
+        return JSONResponse({"members": await self._formed(), "groups": self._groups})
+
+    async def _formed(self) -> list[dict[str, Any]]:
+        """The members, by rank; a group is formed if there is none: seats by where the replicas run."""
+        if not self._members:
+            berths = await self._all("berth", [()] * len(self._ranks))
+            self._groups += 1
+            meeting, name = (self._address, self._store.port), f"group{self._groups}"
+            seats = give_out(berths, self._serving.device)
+            self._members = await self._all("form", [(seat, meeting, name) for seat in seats])
+        return self._members
+
+    async def _all(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The method on every rank at once; the first error is raised when it comes, whoever still waits for the others."""
+        calls = [getattr(rank, method).remote(*given) for rank, given in zip(self._ranks, arguments, strict=True)]
+        return list(await asyncio.gather(*calls))
+
+
+async def _body(request: Request) -> bytes:
+    """The body. Raises BadRequestError when it is larger than the limit."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > protocol.BODY_LIMIT_BYTES:
+            raise BadRequestError(f"a request has at most {protocol.BODY_LIMIT_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _told(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status_code=status)
