@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from flows.api import FINAL, Api
 from flows.follow import Follower
 from flows.processes import descendants, send
 from flows.worker import DEPLOYMENTS, POOL
+from injection.procfs import Identity
+from storage.layout import stack_logs
 
 pytestmark = [pytest.mark.job, pytest.mark.timeout(600)]
 
@@ -31,21 +34,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     stack.down()
 
 
-def ended(api: Api, run: str) -> dict[str, object]:
-    """The run, once it is over; bounded by the pytest time-out."""
-    while (found := api.flow_run(run))["state_type"] not in FINAL:
+def until(what: str, look: Callable[[], object], within_s: float = 180.0) -> None:
+    """Wait until ``look`` finds something; fails with the worker's last words when its time is over."""
+    deadline = time.monotonic() + within_s
+    while not look():
+        assert time.monotonic() < deadline, (
+            f"{what}: not within {within_s} s; worker: {(stack_logs() / 'worker.log').read_text()[-3000:]}"
+        )
         time.sleep(0.3)
-    return found
 
 
-def flow_process(found: stack.Stack) -> int:
-    """The pid of the flow run under way, below the worker."""
-    while True:
-        for process in descendants(found.processes["worker"]):
-            words = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
-            if "prefect.engine" in words or "prefect.flow_engine" in words:
-                return process.pid
-        time.sleep(0.1)
+def over(api: Api, run: str) -> bool:
+    return api.flow_run(run)["state_type"] in FINAL
+
+
+def flow_processes(found: stack.Stack) -> list[Identity]:
+    """The processes of flow runs under way, below the worker."""
+    below = descendants(found.processes["worker"])
+    return [process for process in below if b"prefect.engine" in Path(f"/proc/{process.pid}/cmdline").read_bytes()]
 
 
 def test_stack_lives_and_dies(home: Path) -> None:
@@ -56,6 +62,7 @@ def test_stack_lives_and_dies(home: Path) -> None:
     assert api.healthy()
     assert api.deployments() == sorted(DEPLOYMENTS)
     assert api.workers_online(POOL) == 1
+    assert not (home.parent / "runner_storage").exists()  # Prefect's in the common /tmp belongs to the user who came first
     assert stack.up() == (found, False)
     lines: list[str] = []
     end = Follower(api, api.start("blind-diagnosis/blind-diagnosis", {})["id"], lines.append).to_the_end()
@@ -69,7 +76,7 @@ def test_stack_lives_and_dies(home: Path) -> None:
 
 
 def test_ended_runs_sweep(home: Path) -> None:
-    """Hooks run where Prefect runs them: cancelled and killed, a matrix sweeps the journal and leaves no run open."""
+    """Hooks run where Prefect runs them: cancelled and killed, a matrix is looked after and no run is left open."""
     found, _ = stack.up()
     api = Api(found.api_url)
     holder = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, env=os.environ)
@@ -78,20 +85,16 @@ def test_ended_runs_sweep(home: Path) -> None:
         holder.stdout.readline()  # the machine is taken, so each run below waits inside its first cell
         for kill, state in ((False, "CANCELLED"), (True, "CRASHED")):
             run = api.start("fault-matrix/fault-matrix", {"scenarios": [], "baselines": 1})["id"]
-            while not api.children(run):
-                time.sleep(0.2)
-            pid = flow_process(found)
+            until("the first cell begins", lambda run=run: api.children(run))
             if kill:
-                send(stack.identity(pid), 9)
+                send(flow_processes(found)[0], signal.SIGKILL)
             else:
                 api.cancel(run)
-            assert ended(api, run)["state_type"] == state
+            until("the run is over", lambda run=run: over(api, run))
+            assert api.flow_run(run)["state_type"] == state
             cells = [child["id"] for child in api.children(run)]
-            while not (told := _told(api, [run, *cells])) or any(
-                api.flow_run(cell)["state_type"] not in FINAL for cell in cells
-            ):
-                time.sleep(0.3)
-            assert "sweeping the journal" in told
+            until("its cells are over", lambda cells=cells: all(over(api, cell) for cell in cells))
+            until("a hook says so", lambda runs=(run, *cells): _told(api, list(runs)))
     finally:
         holder.kill()
         holder.wait()
@@ -106,9 +109,10 @@ with machine_lock("a test"):
 """
 
 
-def _told(api: Api, runs: list[str]) -> str:
+def _told(api: Api, runs: list[str]) -> list[str]:
+    """What the hook said."""
     lines = api.logs(runs, "2020-01-01T00:00:00Z")
-    return "\n".join(line["message"] for line in lines if "sweeping the journal" in line["message"])
+    return [line["message"] for line in lines if "looking for what it left" in line["message"]]
 
 
 def test_a_stack_that_cannot_start_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
