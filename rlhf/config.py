@@ -192,7 +192,13 @@ class JobConfig:
 
 def refuse_impossible(config: JobConfig) -> None:
     """Raises ValueError, in one sentence, for a job that nobody could run."""
-    words = {"workload": ("grpo", "sft"), "device": ("cpu", "cuda"), "weight_sync": ("metaserver", "disk"), "disk_source": ("fresh", "latest"), "recover_mode": ("disabled", "auto")}
+    words = {
+        "workload": ("grpo", "sft"),
+        "device": ("cpu", "cuda"),
+        "weight_sync": ("metaserver", "disk"),
+        "disk_source": ("fresh", "latest"),
+        "recover_mode": ("disabled", "auto"),
+    }
     for name, allowed in words.items():
         if getattr(config, name) not in allowed:
             raise ValueError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")

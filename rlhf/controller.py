@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from rlhf import seam
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
+from rlhf.disk_weights import DiskWeights
 from rlhf.errors import EngineError
+from rlhf.links import job_dir
 from rlhf.prompts import sample_prompts
 from rlhf.reference_controller import ReferenceController
 from rlhf.rollout_controller import RolloutController
@@ -30,18 +32,22 @@ class Controller:
     def __init__(self, config: JobConfig, stats: StatsTracker):
         self._config = config
         self._stats = stats
+        self._first = 0
         self.train = TrainController(config, stats)
         self.rollout = RolloutController(config, stats)
         self.reference = ReferenceController(config, stats)
 
     def start(self) -> None:
-        """Create and initialize all engines, all roles at once."""
+        """Create and initialize all engines, all roles at once; then go on where an earlier run stopped, if asked to."""
         with ThreadPoolExecutor(max_workers=3) as pool:
             wait_all([pool.submit(hand.start) for hand in (self.train, self.rollout, self.reference)])
+        if self._config.recover_mode == "auto":
+            self._first = self.train.recover() + 1
+            logger.info("recover: begin at step: %d, epoch: %d", self._first, EPOCH)
 
     def run(self) -> None:
-        """Every step of the job."""
-        for step in range(self._config.steps):
+        """Every step of the job that is left."""
+        for step in range(self._first, self._config.steps):
             self._stats.step = step
             self._step(step)
 
@@ -67,10 +73,16 @@ class Controller:
         self._record(batch, figures, step, time.monotonic() - start)
 
     def _update_weights(self, step: int) -> None:
-        """Uploads and updates at once; all are waited for, then the first failure is raised."""
+        """Through the store uploads and updates at once, through the disk one after the other; the first failure is raised."""
         logger.info("start to update weight, step: %d, epoch: %d", step, EPOCH)
-        wait_all([*self.train.upload_weights(step), *self.rollout.update_weights(step)])
-        logger.info("meta_server update weight succeeded (parallel), step: %d, epoch: %d", step, EPOCH)
+        if self._config.weight_sync == "metaserver":
+            wait_all([*self.train.upload_weights(step), *self.rollout.update_weights(step)])
+            logger.info("meta_server update weight succeeded (parallel), step: %d, epoch: %d", step, EPOCH)
+        else:
+            wait_all(self.train.upload_weights(step))
+            wait_all(self.rollout.update_weights(step))
+            DiskWeights(job_dir(), self._config).clear(step)
+            logger.info("disk update weight succeeded, step: %d, epoch: %d", step, EPOCH)
 
     def _rollout(self, step: int) -> DistributedBatchMemory:
         logger.info("start to rollout, step: %d, epoch: %d", step, EPOCH)
@@ -92,19 +104,24 @@ class Controller:
         return figures
 
     def _save_if_due(self, step: int) -> None:
-        """Write the latest checkpoint. A failure is a warning or is raised, as the posture says."""
-        interval = self._config.latest_save_interval
-        if not interval or step % interval:
-            return
+        """The latest checkpoint, then one that is kept, each when its interval says so."""
+        config = self._config
+        if config.latest_save_interval and step % config.latest_save_interval == 0:
+            self._save("latest", "latest_checkpoint recover info", step)
+        if config.periodic_save_interval and step % config.periodic_save_interval == 0:
+            self._save("periodic", "periodic checkpoint", step, epoch=EPOCH)
+
+    def _save(self, which: str, what: str, step: int, **kept: int) -> None:
+        """Have a checkpoint written. A failure is a warning or is raised, as the posture says."""
         position = f"epoch:{EPOCH}, epoch_step: {step}, global_step:{step}"
-        logger.info("[Trainer] start save latest_checkpoint recover info, %s", position)
-        with self._timed("latest_recover_save"), seam.stage("checkpoint", step):
+        logger.info("[Trainer] start save %s, %s", what, position)
+        with self._timed(f"{which}_recover_save"), seam.stage("checkpoint", step):
             try:
-                self.train.save(step)
+                self.train.save(step, **kept)
             except EngineError as error:
                 if self._config.posture.on_save_failure == "raise":
                     raise
-                logger.warning("[Trainer] save of latest_checkpoint failed: %s", error)
+                logger.warning("[Trainer] save of %s_checkpoint failed: %s", which, error)
             else:
                 logger.info("[Trainer] checkpoint recover save success, %s", position)
 
@@ -142,4 +159,5 @@ STAGE_OF = {
     "notify_train_start_event": "train",
     "train_distributed_batch": "train",
     "latest_recover_save": "checkpoint",
+    "periodic_recover_save": "checkpoint",
 }

@@ -40,6 +40,11 @@ def register(component: str) -> Registration:
     return record
 
 
+def forget(component: str) -> None:
+    """Remove what an earlier process of that name left behind."""
+    (job_dir() / "registry" / f"{component}.json").unlink(missing_ok=True)
+
+
 def registered(component: str) -> Registration | None:
     """The registration of a component, if it has written one."""
     path = job_dir() / "registry" / f"{component}.json"

@@ -31,7 +31,8 @@ class RolloutController:
     def update_weights(self, version: int) -> list[Future[Reply]]:
         """Begin every worker's wait for the weights; its own deadline is shorter than this call's."""
         timeout_s = self._config.timeout_s("update_weights") + self._config.timeout_s("rpc_grace")
-        return self.group.call("update_weights", "UpdateWeightError", timeout_s, version=version)
+        method = "update_weights" if self._config.weight_sync == "metaserver" else "update_weights_from_disk"
+        return self.group.call(method, "UpdateWeightError", timeout_s, version=version)
 
     def rollout(self, prompts: DistributedBatchMemory, step: int) -> DistributedBatchMemory:
         """Samples of all prompts. A worker that fails costs its share, or the step, as the posture says."""

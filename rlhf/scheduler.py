@@ -24,7 +24,7 @@ from rlhf.links import listen, name_table
 from rlhf.logs import open_log
 from rlhf.metaserver import serve_app
 from rlhf.ray_nodes import keep_to
-from rlhf.registry import register, registered
+from rlhf.registry import forget, register, registered
 from rlhf.topology import role_and_rank
 from storage.records import RANKED_ROLES, Role
 
@@ -87,6 +87,8 @@ class Scheduler:
             return web.Response(status=409, text=f"already submitted: {', '.join(taken)}")
         job = Job(uuid.uuid4().hex[:12], name, components)
         self._jobs[job.uid] = job
+        for component in components:
+            forget(component)
         await asyncio.gather(*(asyncio.to_thread(self._hosts[component].start, component) for component in components))
         logger.info("job %s (%s) submitted: %s", job.uid, name, ", ".join(components))
         return web.json_response({"uid": job.uid})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from typing import Any
 
 import torch
 
@@ -28,6 +29,14 @@ class TrainController:
         meeting = self.group.ask_first("rendezvous", "InitializeError", self._config.timeout_s("init"))
         self.group.initialize(**meeting)
 
+    def recover(self) -> int:
+        """Have every rank take up the latest checkpoint; its step, -1 for none. Raises TrainEngineError when they differ."""
+        replies = wait_all(self.group.call("recover", "RecoverError", self._config.timeout_s("init")))
+        steps = [int(figures["step"]) for figures, _ in replies]
+        if len(set(steps)) > 1:
+            raise TrainEngineError("RecoverError", f"ranks took up checkpoints of different steps: {steps}")
+        return steps[0]
+
     def upload_weights(self, version: int) -> list[Future[Reply]]:
         """Begin the upload of every rank's shard."""
         timeout_s = self._config.timeout_s("upload_weights") + self._config.timeout_s("rpc_grace")
@@ -44,6 +53,6 @@ class TrainController:
         figures: dict[str, float] = replies[0][0]
         return {name: figures[name] for name in ("loss", "kl", "grad_norm")}
 
-    def save(self, step: int) -> None:
-        """Have rank 0 write the latest checkpoint."""
-        wait_all(self.group.call("save", "SaveError", self._config.timeout_s("save"), step=step))
+    def save(self, step: int, **kept: Any) -> None:
+        """Have rank 0 write the latest checkpoint or, with `epoch`, one that is kept."""
+        wait_all(self.group.call("save", "SaveError", self._config.timeout_s("save"), step=step, **kept))

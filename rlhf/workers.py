@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -13,15 +14,19 @@ from rlhf.arena import ArenaOutOfMemoryError
 from rlhf.batch import DistributedBatchMemory
 from rlhf.colocation import RolloutDevice, TrainDevice
 from rlhf.config import JobConfig
+from rlhf.disk_weights import UNREADABLE, DiskWeights
 from rlhf.engines.reference import ReferenceEngine
 from rlhf.engines.rollout import RolloutEngine
 from rlhf.engines.train import TrainEngine
 from rlhf.errors import InferenceEngineError, TrainEngineError
 from rlhf.links import job_dir, name_table
+from rlhf.resilience.checkpoint import DamagedCheckpointError
 from rlhf.reward import RewardClient
 from rlhf.rpc import Reply
 from rlhf.stats import StatsTracker
 from rlhf.weights import WeightStore
+
+logger = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 Method = Callable[..., Reply]
@@ -33,11 +38,11 @@ class TrainWorker:
     events = ("train_start", "train_end")
 
     def __init__(self, component: str, rank: int, config: JobConfig, stats: StatsTracker):
-        self._rank, self._stats = rank, stats
+        self._rank, self._config, self._stats = rank, config, stats
         self._address = name_table()["bind"][component]
         self._engine = TrainEngine(config, rank)
         self._device = TrainDevice(component, config, stats, self._state)
-        self._store = WeightStore(component, config)
+        self._store = WeightStore(component, config) if config.weight_sync == "metaserver" else DiskWeights(job_dir(), config)
 
     def rendezvous(self, _: Tensors) -> Reply:
         """An address and a port that is free here now, for the ranks to meet at."""
@@ -70,9 +75,27 @@ class TrainWorker:
         self._stats.scalar("train", step, **figures)
         return dict(figures), {}
 
-    def save(self, _: Tensors, step: int) -> Reply:
-        with self._device.still():
-            return {"bytes": sum(self._engine.save(job_dir() / "recover", step).values())}, {}
+    def save(self, _: Tensors, step: int, epoch: int = -1) -> Reply:
+        """Write the latest checkpoint or, given an epoch, one that is kept."""
+        folder = job_dir() / "recover"
+        if epoch >= 0:
+            folder /= f"epoch{epoch}epochstep{step}globalstep{step}"
+        try:
+            with self._device.still():
+                return {"bytes": sum(self._engine.save(folder, step).values())}, {}
+        except (OSError, RuntimeError) as error:
+            raise TrainEngineError("SaveError", f"Failed to save checkpoint of step {step}: {error}") from error
+
+    def recover(self, _: Tensors) -> Reply:
+        """Take up the latest checkpoint; its step, or -1 when there is none that loads. Another job's is refused."""
+        try:
+            with self._device.still():
+                return {"step": self._engine.load(job_dir() / "recover")}, {}
+        except FileNotFoundError:
+            return {"step": -1}, {}
+        except (*UNREADABLE, DamagedCheckpointError) as error:
+            logger.warning("the latest checkpoint does not load: %s: %s", type(error).__name__, error)
+            return {"step": -1}, {}
 
     def _state(self) -> list[Tensor]:
         """What training needs on its device: parameters and the optimizer's moments (there are none before the first step)."""
@@ -90,6 +113,7 @@ class RolloutWorker:
         self._engine = RolloutEngine(config, rank)
         self._device = RolloutDevice(component, config, stats)
         self._store = WeightStore(component, config)
+        self._disk = DiskWeights(job_dir(), config)
         self._reward = RewardClient(component, config)
 
     def initialize(self, _: Tensors) -> Reply:
@@ -97,6 +121,14 @@ class RolloutWorker:
 
     def update_weights(self, _: Tensors, version: int) -> Reply:
         self._engine.load_weights(self._store.fetch(version, self._config.train_workers), version)
+        self._stats.scalar("weights_update", self._stats.step, weights_version=version)
+        return {"version": version}, {}
+
+    def update_weights_from_disk(self, _: Tensors, version: int) -> Reply:
+        """What there is may be older than what was asked for; its own version is told."""
+        tensors, version = self._disk.fetch(version)
+        if tensors:
+            self._engine.load_weights(tensors, version)
         self._stats.scalar("weights_update", self._stats.step, weights_version=version)
         return {"version": version}, {}
 
@@ -135,8 +167,8 @@ class ReferenceWorker:
 
 WORKERS: dict[str, Any] = {"train": TrainWorker, "rollout": RolloutWorker, "reference": ReferenceWorker}
 METHODS: dict[str, tuple[str, ...]] = {
-    "train": ("rendezvous", "initialize", "upload_weights", "train_batch", "save"),
-    "rollout": ("initialize", "update_weights", "generate"),
+    "train": ("rendezvous", "initialize", "upload_weights", "train_batch", "save", "recover"),
+    "rollout": ("initialize", "update_weights", "update_weights_from_disk", "generate"),
     "reference": ("initialize", "compute_logprobs"),
 }
 
