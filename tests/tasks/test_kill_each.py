@@ -1,4 +1,4 @@
-"""kill -9 of the lab's own processes during four faults at once leaves nothing; who does it and how is in bench/kill_each.py."""
+"""kill -9 of the lab's own processes during four faults at once leaves nothing; bench/kill_each.py says who does it and how."""
 
 from __future__ import annotations
 
