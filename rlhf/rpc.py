@@ -102,8 +102,8 @@ class RpcClient:
             return reply
         finally:
             figures = {"latency_s": time.monotonic() - start, "retries": retries, "failed_count": failed}
-            prefix = f"rpc/{self.component}/{name}"
-            self._stats.scalar("", self._stats.step, **{f"{prefix}/{key}": value for key, value in figures.items()})
+            told_as = {f"rpc/{name}/{key}": value for key, value in figures.items()}
+            self._stats.scalar("", self._stats.step, self.component, **told_as)
 
     def _tell_retry(self, failures: int, error: BaseException, request_id: str) -> None:
         """The wait is told in nominal seconds, as the trainer has it."""

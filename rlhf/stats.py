@@ -60,10 +60,13 @@ class StatsTracker:
         finally:
             self._write(stage, self.step, f"timeperf/{key}", time.monotonic() - start)
 
-    def scalar(self, stage: str, step: int, **values: float) -> None:
-        """Record figures by name. One that is not finite is dropped with a warning: it would poison every mean after it."""
+    def scalar(self, stage: str, step: int, /, component: str = "", **values: float) -> None:
+        """Record figures by name, about this component if not told of another.
+
+        One that is not finite is dropped with a warning: it would poison every mean after it.
+        """
         for metric, value in values.items():
-            self._write(stage, step, metric, value)
+            self._write(stage, step, metric, value, component)
 
     def close(self) -> None:
         self._file.close()
@@ -74,10 +77,11 @@ class StatsTracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _write(self, stage: str, step: int, metric: str, value: float) -> None:
+    def _write(self, stage: str, step: int, metric: str, value: float, component: str = "") -> None:
         unit = unit_of(metric)
         if not math.isfinite(value):
             logger.warning("%s: %s of step %d is %s and is not recorded", self.component, metric, step, value)
             return
         line = {"wall_s": time.time(), "mono_s": time.monotonic(), "step": step, "stage": stage}
+        line |= {"component": component} if component else {}
         self._file.write(json.dumps({**line, "metric": metric, "unit": unit, "value": float(value)}) + "\n")

@@ -13,9 +13,11 @@ def stats_columns(
 ) -> tuple[dict[str, list[Any]], list[str]]:
     """Columns of the metrics table, and one sentence for each record that is not a statistic.
 
+    A record may be about another ``component`` (the callee of a call); ``host`` is where it was told.
+
     ``value`` may be null (missed). A value that is not finite is refused: it would poison every mean it enters.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in (*_COLUMNS, "component")}
     problems: list[str] = []
     for number, record in enumerate(records, start=1):
         fault = _complaint(record)
@@ -24,8 +26,9 @@ def stats_columns(
             continue
         for name in _COLUMNS:
             columns[name].append(record[name])
+        columns["component"].append(record.get("component", component))
     n = len(columns["metric"])
-    return {**columns, "host": [host] * n, "component": [component] * n}, problems
+    return {**columns, "host": [host] * n}, problems
 
 
 def _complaint(record: dict[str, Any]) -> str:
@@ -41,5 +44,5 @@ def _complaint(record: dict[str, Any]) -> str:
     step = record["step"]
     if not isinstance(step, int) or isinstance(step, bool) or not -1 <= step < 1 << 31:
         return f"step is {step!r}"
-    texts = [name for name in ("stage", "metric", "unit") if not isinstance(record[name], str)]
+    texts = [name for name in ("stage", "metric", "unit", "component") if not isinstance(record.get(name, ""), str)]
     return f"{texts[0]} is {record[texts[0]]!r}" if texts else ""

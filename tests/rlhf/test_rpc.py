@@ -210,13 +210,15 @@ def test_bad_requests_have_their_status(callee: Callee, request_: bytes, status:
 
 
 def test_latency_retries_and_outcome_are_recorded(callee: Callee, client: RpcClient, tmp_path: Path) -> None:
-    """Each call leaves latency, retries and outcome in the stats."""
+    """Each call leaves latency, retries and outcome in the stats, about the callee and without its rank in the metric."""
     client.call("echo", 5.0)
     with pytest.raises(RpcError):
         client.call("explode", 5.0)
     text = (tmp_path / "controller.jsonl").read_text()
-    assert [f"rpc/train0/{name}/{key}" in text for name in ("echo", "explode") for key in ("latency_s", "retries")] == [
-        True
-    ] * 4
+    assert [
+        f'"component": "train0", "metric": "rpc/{name}/{key}"' in text
+        for name in ("echo", "explode")
+        for key in ("latency_s", "retries")
+    ] == [True] * 4
     failed = [line for line in text.splitlines() if "failed_count" in line]
     assert ['"value": 0.0' in failed[0], '"value": 1.0' in failed[1]] == [True, True]

@@ -127,3 +127,13 @@ def test_an_event_with_an_impossible_step_is_no_row(step):
     """Steps outside the column's range are named, not wrapped around."""
     events, _, problems = split_history([{**HISTORY[0], "step": step}], PLAN)
     assert events == [] and len(problems) == 1
+
+
+def test_a_record_may_be_about_another_component():
+    """A call's figures are told by the caller and stored under the callee; a component that is no text is named."""
+    about = {**STAT, "metric": "rpc/train_batch/latency_s", "unit": "s", "component": "train1"}
+    columns, problems = stats_columns(
+        "controller", "control", [STAT, about, {**about, "component": 7}], "stats/controller.jsonl"
+    )
+    assert columns["component"] == ["controller", "train1"] and columns["host"] == ["control"] * 2
+    assert problems == ["stats/controller.jsonl: record 3: component is 7"]
