@@ -11,12 +11,17 @@ from rlhf.config import JobConfig
 
 
 def device_of(config: JobConfig, rank: int) -> torch.device:
-    """The device of one rank; CUDA devices are given out in turn. Raises ValueError when there is none to give."""
+    """The device of one rank, made the current one of this process; CUDA devices are given out in turn.
+
+    Raises ValueError when there is none to give.
+    """
     if config.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError(f"device {config.device!r} is asked for, but torch {torch.__version__} finds no CUDA device here")
-    return torch.device("cuda", rank % torch.cuda.device_count())
+    device = torch.device("cuda", rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def collective_backend(device: torch.device) -> str:

@@ -53,6 +53,7 @@ class TrainEngine:
                 rank=self.rank,
                 world_size=self.world,
                 timeout=timedelta(seconds=self.config.timeout_s("collective")),
+                device_id=self.device if self.device.type == "cuda" else None,
             )
         self.replicas = _replicas(model, self.config)
         self.model = model
@@ -114,17 +115,21 @@ class TrainEngine:
     def _epoch(self, batch: DistributedBatchMemory) -> tuple[float, float, float]:
         """One optimizer step: loss, kl and gradient norm over the whole batch."""
         self.replicas.zero()
-        figures = torch.zeros(3)
         if len(batch):
-            with half_precision(self.device):
-                loss, kl = self._losses(batch)
-            loss.sum().backward()  # type: ignore[no-untyped-call]
-            figures = torch.stack([loss.detach().sum(), kl.sum(), torch.tensor(float(len(batch)))])
+            figures = self._backward(batch)
         else:
+            figures = torch.zeros(3)
             self.replicas.sit_out()
         means = self.replicas.average(figures, self.config.grad_clip)
         self.optimizer.step()
         return means
+
+    def _backward(self, batch: DistributedBatchMemory) -> Tensor:
+        """Gradients of the sum of losses; the sums `[loss, kl, samples]`."""
+        with half_precision(self.device):
+            loss, kl = self._losses(batch)
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        return torch.stack([loss.detach().sum(), kl.sum(), loss.new_tensor(float(len(batch)))])
 
     def _losses(self, batch: DistributedBatchMemory) -> tuple[Tensor, Tensor]:
         """Loss and KL to the reference of each sample, `[m]` each; the KL carries no gradient."""

@@ -20,7 +20,7 @@ def run_ranks(target: Callable[[int, int, str], dict[str, Any]], world: int, fol
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rlhf.engines.train", "rlhf.sharding", "tests.rlhf.tiny_hf"])
+    context.set_forkserver_preload(["torch._dynamo", "rlhf.engines.train", "rlhf.sharding", "tests.rlhf.tiny_hf"])
     ranks = [context.Process(target=_run, args=(target, rank, port, str(folder))) for rank in range(world)]
     for process in ranks:
         process.start()
