@@ -60,11 +60,12 @@ class StatsTracker:
         finally:
             self._write(stage, self.step, f"timeperf/{key}", time.monotonic() - start)
 
-    def scalar(self, stage: str, step: int, /, component: str = "", **values: float) -> None:
-        """Record figures by name, about this component if not told of another.
+    def scalar(self, stage: str, step: int, **values: float) -> None:
+        """Record figures by name. One that is not finite is dropped with a warning: it would poison every mean after it."""
+        self.scalar_about("", stage, step, **values)
 
-        One that is not finite is dropped with a warning: it would poison every mean after it.
-        """
+    def scalar_about(self, component: str, stage: str, step: int, **values: float) -> None:
+        """Record figures about another component."""
         for metric, value in values.items():
             self._write(stage, step, metric, value, component)
 
