@@ -1,4 +1,4 @@
-"""kill -9 of the lab's own processes during four faults at once leaves nothing; bench/kill_each.py says who does it and how."""
+"""kill -9 of the lab's own processes during four faults at once leaves nothing; how it is done is in bench/kill_each.py."""
 
 from __future__ import annotations
 
