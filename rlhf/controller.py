@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 EPOCH = 0  # prompts are drawn anew for each step, so the whole run is one epoch
 
+Hand = TrainController | RolloutController | ReferenceController
+
 
 class Controller:
     """Owns the loop; everything else is asked of workers."""
@@ -36,11 +38,12 @@ class Controller:
         self.train = TrainController(config, stats)
         self.rollout = RolloutController(config, stats)
         self.reference = ReferenceController(config, stats)
+        self.hands: tuple[Hand, ...] = (self.train, self.rollout, self.reference)
 
     def start(self) -> None:
         """Create and initialize all engines, all roles at once; then go on where an earlier run stopped, if asked to."""
-        with ThreadPoolExecutor(max_workers=3) as pool:
-            wait_all([pool.submit(hand.start) for hand in (self.train, self.rollout, self.reference)])
+        with ThreadPoolExecutor(max_workers=len(self.hands)) as pool:
+            wait_all([pool.submit(hand.start) for hand in self.hands])
         if self._config.recover_mode == "auto":
             self._first = self.train.recover() + 1
             logger.info("recover: begin at step: %d, epoch: %d", self._first, EPOCH)

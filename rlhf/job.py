@@ -18,6 +18,7 @@ from rlhf.logs import open_log
 from rlhf.registry import register
 from rlhf.resilience.first_cause import keep_first_cause
 from rlhf.scheduler_client import SchedulerClient
+from rlhf.sft_controller import SftController
 from rlhf.stats import StatsTracker
 from rlhf.topology import ranked
 from storage.records import Role
@@ -34,7 +35,7 @@ def run(job_dir: Path) -> None:
         scheduler = SchedulerClient(config)
         die_by_sigterm(scheduler, stats)
         try:
-            controller = Controller(config, stats)
+            controller = (SftController if config.workload == "sft" else Controller)(config, stats)
             with stats.record_timing("init", "init"), seam.stage("init", -1):
                 start(config, scheduler, controller)
             controller.run()
@@ -52,8 +53,9 @@ def start(config: JobConfig, scheduler: SchedulerClient, controller: Controller)
     """Until every engine is ready."""
     scheduler.submit("services", ["metaserver", "reward"])
     scheduler.submit("actor", ranked(config, Role.TRAIN))
-    scheduler.submit("rollout", ranked(config, Role.ROLLOUT))
-    scheduler.submit("reference", ranked(config, Role.REFERENCE))
+    if config.workload == "grpo":
+        scheduler.submit("rollout", ranked(config, Role.ROLLOUT))
+        scheduler.submit("reference", ranked(config, Role.REFERENCE))
     scheduler.wait_registered()
     logger.info("all workers registered")
     wait_healthy(config, controller)
@@ -65,8 +67,7 @@ def start(config: JobConfig, scheduler: SchedulerClient, controller: Controller)
 def wait_healthy(config: JobConfig, controller: Controller) -> None:
     """Until every worker answers /health. Raises FrameworkError naming those that do not."""
     deadline = time.monotonic() + config.timeout_s("init")
-    hands = (controller.train, controller.rollout, controller.reference)
-    while silent := [name for hand in hands for name in hand.group.silent()]:
+    while silent := [name for hand in controller.hands for name in hand.group.silent()]:
         if time.monotonic() > deadline:
             raise FrameworkError("SchedulerError", f"no answer to /health from {', '.join(silent)}")
         time.sleep(HEALTH_POLL_S)
