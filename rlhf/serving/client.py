@@ -13,7 +13,7 @@ from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
 from rlhf.engines.rollout import Score
 from rlhf.errors import InferenceEngineError
-from rlhf.prompts import completion_text, prompt_text
+from rlhf.prompts import text_of
 from rlhf.serving import protocol
 
 
@@ -44,8 +44,9 @@ class ServedRolloutEngine:
         meta, tensors = wire.decode(answer.content)
         batch = DistributedBatchMemory(tensors)
         self.version = int(meta["version"])
-        asked = prompt_text(batch["input_ids"], batch["attention_mask"] - batch["loss_mask"])
-        answers = completion_text(batch["input_ids"], batch["loss_mask"])
+        text = text_of(self.config)
+        asked = text.prompt_text(batch["input_ids"], batch["attention_mask"] - batch["loss_mask"])
+        answers = text.completion_text(batch["input_ids"], batch["loss_mask"])
         batch["rewards"] = torch.tensor(score(asked, answers), dtype=torch.float32)
         return batch
 

@@ -8,7 +8,6 @@ from typing import Any
 #: given: the application numbers its replicas. environment: RANK and WORLD_SIZE, as a launcher sets them.
 #: hashed: the replica's tag, hashed; it is how such applications are often mended, and it collides.
 RANK_SOURCES = ("given", "environment", "hashed")
-DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,6 @@ class ServingConfig:
 
     ranks: int = 2
     rank_source: str = "given"
-    device: str = "cpu"
     cpus_per_rank: float = 0.5
     cpus_of_entry: float = 0.25
     deploy_s: float = 90.0
@@ -34,8 +32,6 @@ class ServingConfig:
             raise ValueError(f"ranks must be at least 1, not {self.ranks}")
         if self.rank_source not in RANK_SOURCES:
             raise ValueError(f"unknown rank_source {self.rank_source!r}; known: {', '.join(RANK_SOURCES)}")
-        if self.device not in DEVICES:
-            raise ValueError(f"unknown device {self.device!r}; known: {', '.join(DEVICES)}")
         for name in ("cpus_per_rank", "cpus_of_entry", "deploy_s", "rendezvous_s", "collective_s", "request_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")

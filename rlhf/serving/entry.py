@@ -115,7 +115,7 @@ class Entry:
             berths = await self._all("berth", [()] * len(self._ranks))
             self._groups += 1
             meeting, name = (self._address, self._store.port), f"group{self._groups}"
-            seats = give_out(berths, self._serving.device)
+            seats = give_out(berths, self._config.device)
             self._members = await self._all("form", [(seat, meeting, name) for seat in seats])
         return self._members
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from rlhf import wire
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import VOCABULARY, JobConfig
-from rlhf.prompts import completion_text, encode_prompts
+from rlhf.prompts import text_of
 from rlhf.task import prompt_length
 
 GENERATE, WEIGHTS, HEALTH = "/generate", "/weights", "/health"
@@ -39,7 +40,7 @@ def write(ask: Ask, batch: DistributedBatchMemory, version: int, config: JobConf
     """The answer's body and content type, in the form that was asked in."""
     if ask.texts is None:
         return wire.encode({"version": version}, batch.state()), TENSORS
-    results = samples_of(ask.texts, batch, config.samples_per_prompt)
+    results = samples_of(ask.texts, batch, config)
     return json.dumps({"version": version, "step": ask.step, "results": results}).encode(), "application/json"
 
 
@@ -53,32 +54,35 @@ def of_json(document: Any, config: JobConfig) -> Ask:
     for text in texts:
         if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= config.max_digits):
             raise ValueError(f"a prompt is 1 to {config.max_digits} digits, not {text!r}")
-    return Ask(encode_prompts(texts, prompt_length(config)), _whole("step", document.get("step", 0)), texts)
+    return Ask(text_of(config).encode(texts), _whole("step", document.get("step", 0)), texts)
 
 
 def of_tensors(meta: dict[str, Any], tensors: dict[str, Tensor], config: JobConfig) -> Ask:
-    """From a batch of prompts as rollout engines take it. Raises ValueError with the reason."""
-    n = next((tensor.shape[0] for tensor in tensors.values() if tensor.ndim), 0)
-    slots = prompt_length(config)
+    """From a batch of prompts as rollout engines take it. Raises ValueError with the reason.
+
+    How long a prompt is and which tokens there are is known of the built-in policy alone; a Hugging Face model judges itself.
+    """
+    shape = tuple(tensors["prompt_ids"].shape) if "prompt_ids" in tensors else ()
+    n, slots = shape if config.model_path and len(shape) == 2 else ((*shape, 0)[0], prompt_length(config))
     for name, shape in (("prompt_ids", (n, slots)), ("prompt_mask", (n, slots)), ("group_id", (n,))):
         found = tensors.get(name)
         if found is None or tuple(found.shape) != shape or found.dtype != torch.int64:
             told = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
             raise ValueError(f"{name} must be int64 {list(shape)}, not {told}")
-    for name, limit in (("prompt_ids", VOCABULARY), ("prompt_mask", 2)):
+    for name, limit in (("prompt_ids", sys.maxsize if config.model_path else VOCABULARY), ("prompt_mask", 2)):
         if n and not 0 <= int(tensors[name].min()) <= int(tensors[name].max()) < limit:
             raise ValueError(f"{name} must lie in 0..{limit - 1}")
     kept = {name: tensors[name] for name in ("prompt_ids", "prompt_mask", "group_id")}
     return Ask(DistributedBatchMemory(kept), _whole("step", meta.get("step")), None)
 
 
-def samples_of(prompts: list[str], batch: DistributedBatchMemory, samples_per_prompt: int) -> list[dict[str, Any]]:
+def samples_of(prompts: list[str], batch: DistributedBatchMemory, config: JobConfig) -> list[dict[str, Any]]:
     """For JSON: of each prompt its samples, each the completion and the log-probability (nats) of each of its tokens."""
     kept = batch["loss_mask"][:, 1:].bool()
     logprobs = [row[mask].tolist() for row, mask in zip(batch["logprobs"], kept, strict=True)]
-    completions = completion_text(batch["input_ids"], batch["loss_mask"])
+    completions = text_of(config).completion_text(batch["input_ids"], batch["loss_mask"])
     rows = [{"completion": text, "logprobs": row} for text, row in zip(completions, logprobs, strict=True)]
-    n = samples_per_prompt
+    n = config.samples_per_prompt
     return [{"prompt": text, "samples": rows[index * n : (index + 1) * n]} for index, text in enumerate(prompts)]
 
 

@@ -49,11 +49,11 @@ class PolicyRank:
         """Join the group; weights are then those of whoever has the newest. Returns rank, device, version and pid."""
         tag = serve.get_replica_context().replica_tag
         seat = seat_taken(given, self._serving.rank_source, tag, os.environ)
-        if seat.device != "cpu":
-            torch.cuda.set_device(seat.device)
         group.join(seat, tag, meeting, name, self._serving.rendezvous_s, self._serving.collective_s)
         if self._engine is None or self._engine.rank != seat.rank:
             self._engine = RolloutEngine(self._config, seat.rank)
+            self._engine.device = torch.device(seat.device)
+            self._engine.model.to(self._engine.device)
         return {**asdict(seat), "version": self.spread(None), "pid": os.getpid()}
 
     def load(self, message: bytes) -> int:

@@ -18,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rlhf import ray_nodes
 from rlhf.config import JobConfig, load_config
@@ -42,12 +43,12 @@ def node(folder: Path, cpus: int) -> Iterator[str]:
     """
     os.environ.update(ray_nodes.environment(folder))
     ray_nodes.keep_to(ADDRESS)
-    require_all()
     port = free_port()
     argv = ray_nodes.node_argv(folder / "n", ADDRESS, [HOST], port=port, cpus=cpus)
     with (folder / "node.log").open("wb") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log, preexec_fn=_end_with_parent)
     try:
+        require_all()  # two seconds of imports, while the node starts
         ray_nodes.wait_ready(ADDRESS, [HOST], NODE_READY_S, port)
         yield f"{ADDRESS}:{port}"
     finally:
@@ -82,8 +83,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def run(config: JobConfig, serving: ServingConfig, port: int, cpus: int) -> None:
-    """Serve until standard input ends."""
+def run(config: JobConfig, serving: ServingConfig, port: int, cpus: int, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Serve until standard input ends; `tell` what is known when all ranks have met."""
     started = time.monotonic()
     times: dict[str, float] = {}
 
@@ -102,11 +103,21 @@ def run(config: JobConfig, serving: ServingConfig, port: int, cpus: int) -> None
                 deploy(build(config, serving), serving.deploy_s)
                 ServedRolloutEngine(config, url).members(serving.request_s)
                 passed("ready_s")
-                sys.stdout.write(json.dumps({"url": url, **times}) + "\n")
-                sys.stdout.flush()
+                tell({"url": url, **times})
                 sys.stdin.read()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def standard_output() -> Callable[[dict[str, Any]], None]:
+    """Keeps standard output for lines of JSON alone; what Ray would print there goes to standard error from now on."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+
+    def tell(values: dict[str, Any]) -> None:
+        os.write(kept, json.dumps(values).encode() + b"\n")
+
+    return tell
 
 
 def _end_with_parent() -> None:
@@ -128,7 +139,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     config = load_config(given.config) if given.config else JobConfig()
     try:
-        run(config, serving_config(given.serving), given.port, given.cpus)
+        run(config, serving_config(given.serving), given.port, given.cpus, standard_output())
     except (EngineError, ValueError, TimeoutError, KeyboardInterrupt) as error:
         sys.stderr.write(f"{error or 'interrupted'}\n")
         return 1

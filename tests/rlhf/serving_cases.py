@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import torch
 from ray import serve
 
 from rlhf.config import JobConfig
@@ -57,9 +59,15 @@ def without_environment() -> None:
     deploy(build(CONFIG, ServingConfig(ranks=1, rank_source="environment", **SMALL)), 60, "env", "/env")
 
 
+def without_device() -> None:
+    """One replica more than there are CUDA devices here (of which there may be none)."""
+    ranks = torch.cuda.device_count() + 1
+    deploy(build(replace(CONFIG, device="cuda"), ServingConfig(ranks=ranks, **SMALL)), 120)
+
+
 def without_cpu() -> None:
     deploy(build(CONFIG, ServingConfig(ranks=1, cpus_per_rank=64)), 3, "large", "/large")
 
 
-KNOWN = (policy, without_call, without_call_refused, handle_called, without_environment, without_cpu)
+KNOWN = (policy, without_call, without_call_refused, handle_called, without_environment, without_device, without_cpu)
 CASES: dict[str, Callable[[], None]] = {case.__name__: case for case in KNOWN}

@@ -199,6 +199,15 @@ def test_a_replica_that_never_finds_a_cpu(driver: Driver) -> None:
     assert "the cluster has 2 CPU, of which" in told
 
 
+def test_a_device_ordinal_out_of_range(driver: Driver) -> None:
+    """A replica more than there are devices: every request is told the ordinal, the rank and how many devices there are."""
+    assert driver.deploy("without_device") == ""
+    answer = requests.post(f"{driver.url}/generate", json={"prompts": ["1"]}, timeout=60)
+    number = torch.cuda.device_count()
+    assert answer.status_code == 503
+    assert f"device ordinal {number} of rank {number} is out of range: its node has {number} CUDA" in answer.json()["error"]
+
+
 def test_handle_called_without_remote(driver: Driver) -> None:
     """An entry that calls its handle directly answers 503 with Python's words and what to write instead."""
     assert driver.deploy("handle_called") == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from rlhf.config import JobConfig
 from rlhf.errors import InferenceEngineError
 from rlhf.prompts import encode_prompts
 from rlhf.serving import protocol
+from rlhf.serving.checklist import environment
 from rlhf.serving.config import ServingConfig, serving_config
 from rlhf.serving.failures import sentence
 from rlhf.serving.group import check_in, open_store
@@ -157,7 +159,6 @@ def test_a_serving_configuration_is_checked() -> None:
         ({"rank": 1}, "unknown serving key.* rank; known: .*ranks"),
         ({"ranks": 0}, "ranks must be at least 1"),
         ({"rank_source": "drawn"}, "unknown rank_source 'drawn'; known: given, environment, hashed"),
-        ({"device": "abacus"}, "unknown device 'abacus'"),
         ({"deploy_s": 0}, "deploy_s must be above 0"),
     ):
         with pytest.raises(ValueError, match=reason):
@@ -197,3 +198,32 @@ def test_any_document_is_understood_or_refused_with_a_reason(value: object) -> N
             continue
         assert len(ask.prompts) == len(ask.texts) >= 1 and ask.step >= 0
         assert ask.prompts["prompt_ids"].dtype == torch.int64
+
+
+def test_the_checklist_says_what_is_wrong_before_anything_is_started() -> None:
+    """More CPU asked than there is: that point says by how much, the others are tried all the same, the service is not."""
+    code = """
+import json
+from dataclasses import asdict
+from rlhf.config import JobConfig
+from rlhf.serving.checklist import checklist
+from rlhf.serving.checklist import environment
+from rlhf.serving.config import ServingConfig
+print(json.dumps([asdict(check) for check in checklist(JobConfig(), ServingConfig(cpus_per_rank=1000))]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    checks = {check["check"]: check for check in json.loads(done.stdout)}
+    assert {name for name, check in checks.items() if not check["ok"]} == {"processors", "service"}
+    assert "2 ranks of 1000 CPU and the entry's 0.25 are 2000.25, this machine has " in checks["processors"]["reason"]
+    assert checks["rendezvous"]["reason"] == "ranks can meet on the loopback"
+    assert checks["service"]["reason"].startswith("not tried")
+
+
+def test_the_checklist_reads_the_launchers_variables() -> None:
+    """Variables that ranks come from must be in order; those that nobody reads are told as such."""
+    given, read = ServingConfig(), ServingConfig(rank_source="environment")
+    assert environment({}, given).endswith("ranks are given out")
+    assert environment({"RANK": "x", "MASTER_PORT": "1"}, given) == "RANK, MASTER_PORT set, but not read"
+    assert environment({"RANK": "1", "WORLD_SIZE": "2"}, read) == "rank 1 of 2 from the environment"
+    with pytest.raises(InferenceEngineError, match="RANK and WORLD_SIZE expected"):
+        environment({}, read)
