@@ -16,11 +16,12 @@ CLIENT_MAX_BYTES = 2 << 30
 
 
 class MetaServer:
-    """Handlers over two dictionaries."""
+    """Handlers over dictionaries."""
 
     def __init__(self) -> None:
         self._binary: dict[str, bytes] = {}
         self._json: dict[str, Any] = {}
+        self._next_ids: dict[str, int] = {}
 
     def app(self) -> web.Application:
         """The HTTP application. Keys may hold slashes."""
@@ -33,6 +34,8 @@ class MetaServer:
                 web.get("/v1/get_json/{key:.+}", self._get_json),
                 web.get("/v1/has_key/{key:.+}", self._has_key),
                 web.get("/v1/keys", self._keys),
+                web.put("/v1/add_object_to_set/{key:.+}", self._add_object_to_set),
+                web.post("/v1/allocate_auto_grow_id/{key:.+}", self._allocate_auto_grow_id),
                 web.delete("/v1/delete/{key:.+}", self._delete),
                 web.get("/v1/health", self._health),
             ]
@@ -66,6 +69,27 @@ class MetaServer:
     async def _has_key(self, request: web.Request) -> web.Response:
         key = request.match_info["key"]
         return web.json_response({"has_key": key in self._binary or key in self._json})
+
+    async def _add_object_to_set(self, request: web.Request) -> web.Response:
+        """Add a JSON value to the list under a key, unless it is there; a key that holds something else is left alone."""
+        key = request.match_info["key"]
+        try:
+            value = json.loads(await request.read())
+        except ValueError as error:
+            return web.Response(status=400, text=f"object for '{key}' is not JSON: {error}")
+        members = self._json.setdefault(key, [])
+        if not isinstance(members, list):
+            return web.Response(status=409, text=f"Key '{key}' holds no set")
+        if value not in members:
+            members.append(value)
+        return web.json_response({"size": len(members)})
+
+    async def _allocate_auto_grow_id(self, request: web.Request) -> web.Response:
+        """A number for each call, from 0 up, counted for each key."""
+        key = request.match_info["key"]
+        allocated = self._next_ids.get(key, 0)
+        self._next_ids[key] = allocated + 1
+        return web.json_response({"id": allocated})
 
     async def _keys(self, _: web.Request) -> web.Response:
         return web.json_response({"keys": sorted([*self._binary, *self._json])})

@@ -13,13 +13,16 @@ from torch import Tensor
 from rlhf import wire
 from rlhf.config import JobConfig
 from rlhf.links import dial_address, open_session
-from rlhf.resilience.retry import PRESETS
+from rlhf.resilience.retry import PRESETS, RetryPolicy
 from rlhf.stats import StatsTracker
 
 logger = logging.getLogger(__name__)
 
 CREATE_ENGINE, CALL, EVENT, HEALTH = "/create_engine", "/call", "/event", "/health"
 REQUEST_ID = "X-Request-Id"
+
+#: For a worker's process to come up: one try and sixty more, ten seconds apart.
+CREATION = RetryPolicy(attempts=61, base_s=10.0, factor=1.0)
 
 Reply = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -52,12 +55,11 @@ class RpcClient:
         self._config = config
         self._stats = stats
         self._session = open_session(*self._link)
-        self._nominal = PRESETS[config.posture.retry]
-        self._retry = self._nominal.scaled(config.time_scale)
+        self._policy = PRESETS[config.posture.retry]
 
     def create_engine(self) -> None:
-        """Have the engine made in the component's process."""
-        self._call(CREATE_ENGINE, "create_engine", {}, {}, self._config.timeout_s("create_engine"))
+        """Have the engine made in the component's process, which may take its time to listen. Raises RpcError."""
+        self._call(CREATE_ENGINE, "create_engine", {}, {}, self._config.timeout_s("create_engine"), CREATION)
 
     def call(self, method: str, timeout_s: float, tensors: dict[str, Tensor] | None = None, **arguments: Any) -> Reply:
         """Run an engine's method there; returns its figures and tensors. Raises RpcError."""
@@ -81,18 +83,27 @@ class RpcClient:
     def close(self) -> None:
         self._session.close()
 
-    def _call(self, path: str, name: str, meta: dict[str, Any], tensors: dict[str, Tensor], timeout_s: float) -> Reply:
+    def _call(
+        self,
+        path: str,
+        name: str,
+        meta: dict[str, Any],
+        tensors: dict[str, Tensor],
+        timeout_s: float,
+        policy: RetryPolicy | None = None,
+    ) -> Reply:
         """One call with its retries, timed and counted."""
+        nominal = policy or self._policy
         start, body, request_id = time.monotonic(), wire.encode(meta, tensors), uuid.uuid4().hex[:16]
         retries, failed = 0, 1
 
         def told(failures: int, error: BaseException, _: float) -> None:
             nonlocal retries
             retries = failures
-            self._tell_retry(failures, error, request_id)
+            self._tell_retry(nominal, failures, error, request_id)
 
         try:
-            reply = self._retry.call(
+            reply = nominal.scaled(self._config.time_scale).call(
                 lambda: self._send(path, name, body, request_id, timeout_s), (_NotSentError,), before_wait=told
             )
             failed = 0
@@ -103,11 +114,12 @@ class RpcClient:
         finally:
             figures = {"latency_s": time.monotonic() - start, "retries": retries, "failed_count": failed}
             told_as = {f"rpc/{name}/{key}": value for key, value in figures.items()}
-            self._stats.scalar("", self._stats.step, self.component, **told_as)
+            self._stats.scalar_about(self.component, "", self._stats.step, **told_as)
 
-    def _tell_retry(self, failures: int, error: BaseException, request_id: str) -> None:
+    @staticmethod
+    def _tell_retry(nominal: RetryPolicy, failures: int, error: BaseException, request_id: str) -> None:
         """The wait is told in nominal seconds, as the trainer has it."""
-        wait_s, more = self._nominal.wait_s(failures - 1), self._nominal.attempts - 1
+        wait_s, more = nominal.wait_s(failures - 1), nominal.attempts - 1
         wait = "1 second" if wait_s == 1 else f"{wait_s:g} seconds"
         logger.warning("%s Retrying in %s... (%d/%d) request_id=%s", error, wait, failures, more, request_id)
 

@@ -11,9 +11,9 @@ import pytest
 import requests
 import torch
 
-from rlhf import links
+from rlhf import links, metaserver
 from rlhf.config import JobConfig
-from rlhf.errors import InferenceEngineError
+from rlhf.errors import InferenceEngineError, TrainEngineError
 from rlhf.metaserver import MetaServer, serve_app
 from rlhf.weights import WeightStore
 
@@ -98,3 +98,27 @@ def test_endpoints_answer_as_documented(store: str) -> None:
     assert requests.get(f"{store}/get_json/k", timeout=5).json() == [1]
     assert [requests.delete(f"{store}/delete/k", timeout=5).status_code for _ in range(2)] == [200, 404]
     assert requests.get(f"{store}/health", timeout=5).json() == {"status": "healthy", "storage_size": 0}
+
+
+def test_sets_and_growing_ids(store: str) -> None:
+    """An object is in a set once however often it is added; ids of a key count up from 0; what is no set stays as it is."""
+    add = [requests.put(f"{store}/add_object_to_set/peers", json={"ip": ip}, timeout=5).json() for ip in ("a", "b", "a")]
+    assert [answer["size"] for answer in add] == [1, 2, 2]
+    assert requests.get(f"{store}/get_json/peers", timeout=5).json() == [{"ip": "a"}, {"ip": "b"}]
+    ids = [requests.post(f"{store}/allocate_auto_grow_id/{key}", timeout=5).json()["id"] for key in ("x", "x", "y", "x")]
+    assert ids == [0, 1, 0, 2]
+    requests.put(f"{store}/put_json/one", json=1, timeout=5)
+    refused = requests.put(f"{store}/add_object_to_set/one", json=2, timeout=5)
+    assert (refused.status_code, refused.text) == (409, "Key 'one' holds no set")
+    assert requests.put(f"{store}/add_object_to_set/peers", data=b"{", timeout=5).status_code == 400
+
+
+@pytest.fixture
+def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metaserver, "CLIENT_MAX_BYTES", 900)
+
+
+def test_a_chunk_over_the_size_limit_is_an_upload_error(small_requests: None, store: str) -> None:
+    """A request larger than the store takes is refused with 413, which the uploader reports at once."""
+    with pytest.raises(TrainEngineError, match=r"UploadWeightsError: .*version 1: HTTP 413"):
+        WeightStore("train0", CONFIG).publish({"a": torch.ones(1000)}, 0, version=1)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rlhf import links, wire
 from rlhf.config import FLOORS_S, JobConfig
-from rlhf.rpc import CALL, RpcClient, RpcError
+from rlhf.rpc import CALL, CREATION, RpcClient, RpcError
 from rlhf.rpc_server import BODY_LIMIT_BYTES, BadRequestError, RpcServer
 from rlhf.stats import StatsTracker
 
@@ -116,6 +116,21 @@ def test_nobody_there_is_tried_three_times_more(client: RpcClient, caplog: pytes
         client.call("echo", 5.0)
     retries = [record.getMessage() for record in caplog.records if "Retrying in 1 second..." in record.getMessage()]
     assert [text.split("(")[-1][:3] for text in retries] == ["1/3", "2/3", "3/3"]
+
+
+def test_create_engine_waits_for_a_worker_to_come_up(client: RpcClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Creating an engine is tried sixty times more, ten nominal seconds apart: a worker that listens late is no error."""
+    assert (len(CREATION.waits_s()), set(CREATION.waits_s())) == (60, {10.0})
+    served: list[Callee] = []
+    late = threading.Timer(0.15, lambda: served.append(Callee()))
+    late.start()
+    with pytest.raises(RpcError, match="HTTP 500: Exception: /create_engine broke"):
+        client.create_engine()
+    late.join()
+    served[0].stop()
+    retries = [record.getMessage() for record in caplog.records if "Retrying in 10 seconds..." in record.getMessage()]
+    assert len(retries) > 3 and "(1/60)" in retries[0], "more often than any other call"
+    assert served[0].calls == ["/create_engine"], "an engine that could not be made is final"
 
 
 def test_no_answer_in_time_is_final(callee: Callee, client: RpcClient) -> None:
