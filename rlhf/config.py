@@ -81,6 +81,8 @@ class Posture:
     """checkpoints are durable before they are visible and verified before use; the last good one is never removed first"""
     stage_deadline: bool = False
     """calls of workers are given up at a bound learned from how long they took, if that is shorter than their time-out"""
+    restart: bool = False
+    """a rollout worker that is lost or does not answer in time is started again, and its share sampled anew"""
     first_cause: bool = False
     """errors of the cleanup are warnings and notes; the cause is the last error told"""
     acked_events: bool = False
@@ -103,6 +105,7 @@ HARDENED = Posture(
     retry="backoff",
     atomic_checkpoint=True,
     stage_deadline=True,
+    restart=True,
     first_cause=True,
     acked_events=True,
 )
@@ -209,6 +212,8 @@ def refuse_impossible(config: JobConfig) -> None:
         raise ValueError(f"shard_size {config.shard_size} does not divide train_workers {config.train_workers}")
     if config.colocated and (config.shard_size > 1 or config.device != "cpu"):
         raise ValueError("colocated: built for whole models on the CPU (shard_size 1, device cpu)")
+    if config.posture.restart and (config.colocated or config.weight_sync != "metaserver"):
+        raise ValueError("posture restart: a new worker takes its weights from the MetaServer and a device of its own")
     if config.workload == "sft" and (config.rollout_workers or config.reference_workers):
         raise ValueError("workload sft has no rollouts and no reference: rollout_workers and reference_workers must be 0")
 

@@ -69,7 +69,12 @@ class Scheduler:
         """The HTTP application."""
         app = web.Application()
         app.add_routes(
-            [web.post(JOBS, self._submit), web.get(JOBS + "/{uid}", self._show), web.post(JOBS + "/{uid}/cancel", self._cancel)]
+            [
+                web.post(JOBS, self._submit),
+                web.get(JOBS + "/{uid}", self._show),
+                web.post(JOBS + "/{uid}/cancel", self._cancel),
+                web.post(JOBS + "/{uid}/restart/{component}", self._restart),
+            ]
         )
         return app
 
@@ -114,6 +119,22 @@ class Scheduler:
             self._ends.add(ending)
             ending.add_done_callback(self._ends.discard)
         return web.json_response({"uid": job.uid, "status": "CANCELLED"})
+
+    async def _restart(self, request: web.Request) -> web.Response:
+        """End one worker of a running job, if it has not ended, and start it again."""
+        job, component = self._jobs.get(request.match_info["uid"]), request.match_info["component"]
+        if job is None or component not in job.components:
+            return web.Response(status=404, text=f"no worker {component} of a job {request.match_info['uid']}")
+        if job.cancelled:
+            return web.Response(status=409, text=f"job {job.uid} is cancelled")
+        host = self._hosts[component]
+        ended = await asyncio.to_thread(host.stop, [component])
+        if ended[component] is None:
+            return web.Response(status=503, text=f"{component} cannot be ended")
+        forget(component)
+        await asyncio.to_thread(host.start, component)
+        logger.info("worker %s is started again, after exit code %d", component, ended[component])
+        return web.json_response({"component": component, "exit_code": ended[component]})
 
     async def _end(self, job: Job) -> None:
         logger.info("job %s (%s) cancelled", job.uid, job.name)

@@ -25,6 +25,7 @@ class SchedulerClient:
         self._config = config
         self._session = open_session("controller", "scheduler", "scheduler")
         self._uids: list[str] = []
+        self._job_of: dict[str, str] = {}
 
     def submit(self, name: str, components: list[str]) -> None:
         """Submit a job; waits for the scheduler itself to listen. Raises FrameworkError (SchedulerError)."""
@@ -39,6 +40,7 @@ class SchedulerClient:
             else:
                 break
         self._uids.append(answer["uid"])
+        self._job_of |= dict.fromkeys(components, answer["uid"])
         logger.info("submitted job %s with UID: %s", name, answer["uid"])
 
     def wait_registered(self) -> None:
@@ -56,6 +58,20 @@ class SchedulerClient:
                 text = f"no registration within {self._config.timeout_s('init'):.0f}s from {', '.join(missing)}"
                 raise FrameworkError("SchedulerError", text)
             time.sleep(POLL_S)
+
+    def restart_worker(self, component: str, wait_s: float) -> None:
+        """End a worker, start it again, and wait until it listens. Raises FrameworkError (SchedulerError)."""
+        uid, deadline = self._job_of[component], time.monotonic() + wait_s
+        try:
+            self._ask("POST", f"{JOBS_URL}/{uid}/restart/{component}", wait_s)
+            while time.monotonic() < deadline:
+                worker = next(worker for worker in self._show(uid)["workers"] if worker["component"] == component)
+                if worker["ports"]:
+                    return
+                time.sleep(POLL_S)
+        except requests.RequestException as error:
+            raise FrameworkError("SchedulerError", f"restart of {component}: {error}") from error
+        raise FrameworkError("SchedulerError", f"restart of {component}: it does not listen within {wait_s:.0f}s")
 
     def cleanup_jobs(self, level: int = logging.ERROR) -> list[Exception]:
         """Cancel every job, in order of submission. An error is logged at ``level`` and returned, and the next one is tried."""

@@ -55,6 +55,24 @@ class WorkerGroup:
             for client, tensors in zip(self._calls, given, strict=True)
         ]
 
+    def call_one(
+        self,
+        rank: int,
+        method: str,
+        sub_error: str,
+        timeout_s: float,
+        tensors: dict[str, Tensor] | None = None,
+        **arguments: Any,
+    ) -> Reply:
+        """Call one worker and wait for it."""
+        limit_s = self._limit_s(method, timeout_s)
+        return self._timed_call(self._calls[rank], sub_error, method, limit_s, tensors or {}, arguments)
+
+    def renew(self, rank: int) -> None:
+        """Make the engine of a worker that was started again, as at the beginning of the job."""
+        self._guard("InitializeError", self._calls[rank].create_engine)
+        self._guard("InitializeError", self._calls[rank].call, "initialize", self.config.timeout_s("init"))
+
     def _timed_call(
         self,
         client: RpcClient,
