@@ -58,7 +58,7 @@ FLOORS_S = {
 
 #: What the switches of a posture that are words may say.
 POSTURE_WORDS = {
-    "partial_rollout": ("continue", "abort"),
+    "partial_rollout": ("continue", "abort", "exit"),
     "on_notify_failure": ("warn", "raise"),
     "on_save_failure": ("warn", "raise"),
     "retry": ("trainer", "hasty", "patient", "backoff"),
@@ -70,13 +70,15 @@ class Posture:
     """How the job behaves when something fails: one switch a mechanism. The defaults are the legacy posture."""
 
     partial_rollout: str = "continue"
-    """continue: a failed rollout worker's share is dropped; abort: the rollout stage raises"""
+    """a failed rollout worker: continue: its share is dropped; abort: the stage raises; exit: the controller ends by SIGTERM"""
     on_notify_failure: str = "warn"
     """warn | raise"""
     on_save_failure: str = "warn"
     """warn | raise"""
     retry: str = "trainer"
     """by which preset of `rlhf.resilience.retry` a call that was never received is sent again"""
+    readiness: bool = False
+    """a worker is alive if it says so even while it is busy, and the first step waits until every engine says it is initialized"""
     atomic_checkpoint: bool = False
     """checkpoints are durable before they are visible and verified before use; the last good one is never removed first"""
     stage_deadline: bool = False
@@ -103,6 +105,7 @@ HARDENED = Posture(
     on_notify_failure="raise",
     on_save_failure="raise",
     retry="backoff",
+    readiness=True,
     atomic_checkpoint=True,
     stage_deadline=True,
     restart=True,

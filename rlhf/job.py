@@ -56,9 +56,9 @@ def run(job_dir: Path) -> None:
 def start(config: JobConfig, scheduler: SchedulerClient, controller: Controller) -> None:
     """Until every engine is ready."""
     scheduler.submit("services", ["metaserver", "reward"])
-    scheduler.submit("actor", ranked(config, Role.TRAIN))
+    actor = scheduler.submit("actor", ranked(config, Role.TRAIN))
     if config.workload == "grpo":
-        scheduler.submit("rollout", ranked(config, Role.ROLLOUT))
+        scheduler.submit("rollout", ranked(config, Role.ROLLOUT), beside=actor if config.colocated else "")
         scheduler.submit("reference", ranked(config, Role.REFERENCE))
     scheduler.wait_registered()
     logger.info("all workers registered")
@@ -66,6 +66,9 @@ def start(config: JobConfig, scheduler: SchedulerClient, controller: Controller)
     logger.info("all workers healthy")
     controller.start()
     logger.info("all engines initialized")
+    if config.posture.readiness:
+        wait_ready(config, controller)
+        logger.info("all engines ready")
 
 
 def wait_healthy(config: JobConfig, controller: Controller) -> None:
@@ -74,6 +77,15 @@ def wait_healthy(config: JobConfig, controller: Controller) -> None:
     while silent := [name for hand in controller.hands for name in hand.group.silent()]:
         if time.monotonic() > deadline:
             raise FrameworkError("SchedulerError", f"no answer to /health from {', '.join(silent)}")
+        time.sleep(HEALTH_POLL_S)
+
+
+def wait_ready(config: JobConfig, controller: Controller) -> None:
+    """Until every engine says that it is initialized, which is more than that its process answers. Raises FrameworkError."""
+    deadline = time.monotonic() + config.timeout_s("init")
+    while unready := [name for hand in controller.hands for name in hand.group.unready()]:
+        if time.monotonic() > deadline:
+            raise FrameworkError("SchedulerError", f"not initialized: {', '.join(unready)}")
         time.sleep(HEALTH_POLL_S)
 
 

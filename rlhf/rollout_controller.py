@@ -15,7 +15,7 @@ from rlhf.errors import EngineError, InferenceEngineError
 from rlhf.revival import Revival
 from rlhf.rpc import Reply
 from rlhf.stats import StatsTracker
-from rlhf.worker_group import WorkerGroup, wait_all
+from rlhf.worker_group import WorkerGroup, wait_all, wait_future_ordered
 from storage.records import Role
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class RolloutController:
             replies = [self._reply_or_again(rank, future, shares[rank], step) for rank, future in enumerate(futures)]
         elif self._config.posture.partial_rollout == "abort":
             replies = wait_all(futures)
+        elif self._config.posture.partial_rollout == "exit":
+            replies = [reply for reply in wait_future_ordered(futures) if reply is not None]
         else:
             replies = [reply for reply in map(self._reply_or_none, futures) if reply is not None]
         if not replies:

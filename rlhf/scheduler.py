@@ -2,6 +2,7 @@
 
 ``python -m rlhf.scheduler JOB_DIR [--ray ADDRESS]``. With Ray it is the driver and hosts are Ray actors; without, it has them
 itself. Its API: POST /api/v1/AsystemJobs -> uid; GET .../{uid} -> status and workers; POST .../{uid}/cancel.
+A job may ask to be colocated with another; hosts are the name table's, so that is checked, not arranged.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Scheduler:
         taken = [component for job in self._jobs.values() for component in job.components if component in components]
         if strange or not components:
             return web.Response(status=400, text=f"no such component: {', '.join(strange) or 'none was given'}")
+        if misplaced := self._misplaced(components, asked.get("scheduleStrategy")):
+            return web.Response(status=400, text=misplaced)
         if taken:
             return web.Response(status=409, text=f"already submitted: {', '.join(taken)}")
         job = Job(uuid.uuid4().hex[:12], name, components)
@@ -97,6 +100,19 @@ class Scheduler:
         await asyncio.gather(*(asyncio.to_thread(self._hosts[component].start, component) for component in components))
         logger.info("job %s (%s) submitted: %s", job.uid, name, ", ".join(components))
         return web.json_response({"uid": job.uid})
+
+    def _misplaced(self, components: list[str], strategy: Any) -> str:
+        """Why components cannot be placed as asked: {"type": "colocation", "uid": the job to share hosts with}; or nothing."""
+        if strategy is None:
+            return ""
+        if not isinstance(strategy, dict) or strategy.get("type") != "colocation":
+            return f"no such scheduleStrategy: {strategy!r}; there is one, of type colocation"
+        job = self._jobs.get(str(strategy.get("uid")))
+        if job is None:
+            return f"colocation with a job that is not there: {strategy.get('uid')!r}"
+        shared = {self._hosts[component] for component in job.components}
+        apart = [component for component in components if self._hosts[component] not in shared]
+        return f"not on a host of job {job.uid} ({job.name}): {', '.join(apart)}" if apart else ""
 
     async def _show(self, request: web.Request) -> web.Response:
         job = self._jobs.get(request.match_info["uid"])

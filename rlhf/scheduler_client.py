@@ -27,12 +27,17 @@ class SchedulerClient:
         self._uids: list[str] = []
         self._job_of: dict[str, str] = {}
 
-    def submit(self, name: str, components: list[str]) -> None:
-        """Submit a job; waits for the scheduler itself to listen. Raises FrameworkError (SchedulerError)."""
+    def submit(self, name: str, components: list[str], beside: str = "") -> str:
+        """Submit a job, on the hosts of job ``beside`` if one is given; returns its uid.
+
+        Waits for the scheduler itself to listen. Raises FrameworkError (SchedulerError).
+        """
         deadline = time.monotonic() + self._config.timeout_s("init")
+        asked: dict[str, Any] = {"name": name, "components": components}
+        asked |= {"scheduleStrategy": {"type": "colocation", "uid": beside}} if beside else {}
         while True:
             try:
-                answer = self._ask("POST", JOBS_URL, self._config.timeout_s("init"), {"name": name, "components": components})
+                answer = self._ask("POST", JOBS_URL, self._config.timeout_s("init"), asked)
             except requests.ConnectionError as error:
                 if time.monotonic() > deadline:
                     raise FrameworkError("SchedulerError", f"the scheduler does not answer: {error}") from error
@@ -42,6 +47,7 @@ class SchedulerClient:
         self._uids.append(answer["uid"])
         self._job_of |= dict.fromkeys(components, answer["uid"])
         logger.info("submitted job %s with UID: %s", name, answer["uid"])
+        return str(answer["uid"])
 
     def wait_registered(self) -> None:
         """Until every worker listens. Raises FrameworkError naming those that ended or are missing."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -13,6 +15,7 @@ from torch import Tensor
 from rlhf.config import JobConfig
 from rlhf.errors import EngineError
 from rlhf.resilience.deadline import LearnedDeadline
+from rlhf.resilience.readiness import READY_KEY
 from rlhf.rpc import Reply, RpcClient, RpcError
 from rlhf.stats import StatsTracker
 from rlhf.topology import ranked
@@ -119,14 +122,34 @@ class WorkerGroup:
         return heard
 
     def silent(self) -> list[str]:
-        """Names of those that do not answer /health now."""
-        return [client.component for client in self._calls if not client.healthy()]
+        """Names of those that do not answer now: /health, which the busy do not either, or the status, which they do."""
+        alive = (lambda client: bool(client.status())) if self.config.posture.readiness else RpcClient.healthy
+        return [client.component for client in self._calls if not alive(client)]
+
+    def unready(self) -> list[str]:
+        """Names of those whose engine does not say that it is initialized."""
+        return [client.component for client in self._calls if client.status().get(READY_KEY) is not True]
 
     def _guard(self, sub_error: str, function: Any, *arguments: Any, **named: Any) -> Any:
         try:
             return function(*arguments, **named)
         except RpcError as error:
             raise self._error(sub_error, error.summary) from error
+
+
+def wait_future_ordered(futures: Sequence[Future[Any]]) -> list[Any]:
+    """Results in order; a failure makes the process send itself SIGTERM, and is not raised.
+
+    A process that outlives its own SIGTERM goes on: the place of what failed holds None.
+    """
+    results: list[Any] = [None] * len(futures)
+    for number, future in enumerate(futures):
+        try:
+            results[number] = future.result()
+        except EngineError as error:
+            logger.error("Exception caught when waiting for future: %s", error)  # noqa: TRY400 - one line, as the trainer has it
+            os.kill(os.getpid(), signal.SIGTERM)
+    return results
 
 
 def wait_all(futures: Sequence[Future[Any]]) -> list[Any]:

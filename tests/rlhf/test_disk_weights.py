@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,24 +97,31 @@ def _run(folder: JobFolder, **env: str) -> int:
 
 
 @pytest.mark.job
-def test_a_job_by_disk_saves_periodically_and_resumes(job_folder: Callable[[JobConfig], JobFolder]) -> None:
-    """Fresh shards each step; kept checkpoints under their names; started again it goes on after the last one, and says so."""
-    config = JobConfig(**SIZES, weight_sync="disk", steps=3, periodic_save_interval=2, recover_mode="auto")
-    folder = job_folder(config)
+def test_a_killed_job_goes_on_after_its_latest_checkpoint(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """kill -9 of controller and scheduler: nothing is left running; started again, on fewer ranks, it goes on where it was."""
+    shared = {"weight_sync": "disk", "periodic_save_interval": 2, "recover_mode": "auto"}
+    folder = job_folder(JobConfig(**SIZES, **shared, steps=500))
+    scheduler, job = folder.start("rlhf.scheduler"), folder.start("rlhf.job")
+    folder.wait_for_line("controller", "start save periodic checkpoint, epoch:0, epoch_step: 2,", job)
+    folder.wait_for_line("controller", "start to update weight, step: 3,", job)
+    for process in (job, scheduler):
+        process.kill()
+        process.wait()
+    while folder.living():
+        time.sleep(0.05)
+    first = folder.log("controller")
+    assert "recover: begin at step: 0," in first and "disk update weight succeeded, step: 2" in first
+    kept = [path.name for path in (folder.path / "recover").glob("epoch*")]
+    assert {"epoch0epochstep0globalstep0", "epoch0epochstep2globalstep2"} <= set(kept)
+    assert load_checkpoint(folder.path / "recover" / "epoch0epochstep2globalstep2")[1] == 2
+    latest = load_checkpoint(folder.path / "recover")[1]
+    JobConfig(**{**SIZES, "train_workers": 1}, **shared, steps=latest + 3).save(folder.path / "config.json")
     assert _run(folder) == 0, folder.log("controller")
-    assert "disk update weight succeeded, step: 2" in folder.log("controller")
-    assert "recover: begin at step: 0," in folder.log("controller")
-    assert folder.stats("rollout0", "weights_version") == [0, 0, 1, 1, 2, 2]
-    assert list((folder.path / "weights").iterdir()) == []
-    kept = sorted(path.name for path in (folder.path / "recover").glob("epoch*"))
-    assert kept == ["epoch0epochstep0globalstep0", "epoch0epochstep2globalstep2"]
-    assert load_checkpoint(folder.path / "recover" / kept[1])[1] == 2
-    JobConfig(**{**SIZES, "train_workers": 1}, weight_sync="disk", steps=5, recover_mode="auto").save(
-        folder.path / "config.json"
-    )
-    assert _run(folder) == 0, folder.log("controller")
-    assert "recover: begin at step: 3," in folder.log("controller")
-    assert folder.stats("rollout0", "weights_version")[6:] == [3, 3, 4, 4]
+    again = folder.log("controller")[len(first) :]
+    assert f"recover: begin at step: {latest + 1}," in again
+    assert [step for step in range(latest + 5) if f"train succeeded, step: {step}," in again] == [latest + 1, latest + 2]
+    assert set(folder.stats("rollout0", "weights_version")[-2:]) == {latest + 2}
+    assert list((folder.path / "weights").glob(f"v{latest + 2}")) == []
 
 
 @pytest.mark.job

@@ -101,6 +101,17 @@ def test_posture_abort_reports_in_rollout(job_folder: Callable[[JobConfig], JobF
     assert [stage for stage, phase in listener.seen if phase == "error"] == ["rollout"]
 
 
+def test_posture_exit_ends_the_controller_by_sigterm(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """The same loss with posture `exit`: the controller ends itself by SIGTERM, with no traceback of the cause."""
+    folder = job_folder(JobConfig(**PATIENT, train_workers=1, posture=Posture(partial_rollout="exit")))
+    code, _ = _lose_rollout1(folder)
+    log = folder.log("controller")
+    assert code == -signal.SIGTERM
+    assert "Exception caught when waiting for future: InferenceEngineError: RolloutError: rollout1" in log
+    assert log.splitlines()[-1].endswith("scheduler cleanup_jobs finished") and "Traceback" not in log
+    assert "start to train, step: 2," not in log
+
+
 def _throttle(source: socket.socket, sink: socket.socket, bytes_per_s: float) -> None:
     """Pass bytes on at a rate, until either end is closed."""
     with contextlib.suppress(OSError):

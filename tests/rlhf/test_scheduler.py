@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import requests
 from rlhf import links
 from rlhf.config import JobConfig
 from rlhf.registry import registered
+from rlhf.scheduler import Job, Scheduler
 
 
 @pytest.fixture
@@ -72,3 +74,27 @@ def test_nonsense_is_refused_with_one_sentence(jobs: str) -> None:
     assert (again.status_code, again.text) == (409, "already submitted: reward")
     assert requests.get(f"{jobs}/no", timeout=30).status_code == 404
     assert requests.post(f"{jobs}/no/cancel", timeout=30).status_code == 404
+
+
+def test_colocation_is_held_to(jobs: str) -> None:
+    """Workers may be submitted beside those of a job that is there; another strategy or job is refused in a sentence."""
+    uid = _submit(jobs, "metaserver")
+    for strategy, told in (
+        ({"type": "far"}, "no such scheduleStrategy"),
+        ({"type": "colocation", "uid": "x"}, "not there: 'x'"),
+    ):
+        body = {"name": "y", "components": ["reward"], "scheduleStrategy": strategy}
+        refused = requests.post(jobs, json=body, timeout=30)
+        assert refused.status_code == 400 and told in refused.text
+    body["scheduleStrategy"] = {"type": "colocation", "uid": uid}
+    assert requests.post(jobs, json=body, timeout=60).status_code == 200
+
+
+def test_colocation_on_another_host_is_refused() -> None:
+    """Components that the name table puts on a host that the job does not use are named."""
+    here, there = object(), object()
+    scheduler = Scheduler({"train0": here, "rollout0": there, "rollout1": here}, Path("nowhere"))
+    scheduler._jobs["u"] = Job("u", "actor", ["train0"])
+    strategy = {"type": "colocation", "uid": "u"}
+    assert scheduler._misplaced(["rollout0", "rollout1"], strategy) == "not on a host of job u (actor): rollout0"
+    assert scheduler._misplaced(["rollout1"], strategy) == ""
