@@ -42,8 +42,39 @@ def test_the_supervised_workload_runs_on_train_workers_alone(job_folder: Callabl
     assert (folder.path / "recover" / "latest_checkpoint" / "model.pt").is_file()
 
 
+#: Timings of a step in the order in which they end, and what the controller says meanwhile.
+TIMINGS = """weights_update_step notify_rollout_start_event rollout_main rollout_step notify_rollout_end_event post_data_process
+reference_step notify_train_start_event train_distributed_batch latest_recover_save notify_train_end_event train_step e2e"""
+LINES = """start to update weight, step: 2, epoch: 0
+meta_server update weight succeeded (parallel), step: 2, epoch: 0
+start to notify_rollout_start_event, step: 2, epoch: 0
+notify_rollout_start_event succeeded, step: 2, epoch: 0
+start to rollout, step: 2, epoch: 0
+rollout succeeded, step: 2, epoch: 0
+start to notify_rollout_end_event, step: 2, epoch: 0
+start to compute_logprobs_with_distributed, step: 2, epoch: 0
+start to notify_train_start_event, step: 2, epoch: 0
+start to train, step: 2, epoch: 0
+train succeeded, step: 2, epoch: 0
+[Trainer] start save latest_checkpoint recover info, epoch:0, epoch_step: 2, global_step:2
+start to notify_train_end_event, step: 2, epoch: 0
+Stopping job with UID:
+scheduler cleanup_jobs finished"""
+
+
+def reads_like_the_trainer(folder: JobFolder) -> None:
+    """Timings and lines of a step are all there, in the trainer's order."""
+    told = [json.loads(line) for line in (folder.path / "stats" / "controller.jsonl").read_text().splitlines()]
+    ended = [line["metric"].removeprefix("timeperf/") for line in told if line["step"] == 2 and "timeperf" in line["metric"]]
+    assert ended == [*TIMINGS.split(), "cleanup"]
+    log, place = folder.log("controller"), 0
+    for line in LINES.splitlines():
+        assert line in log[place:], f"{line!r} is not told, or not in its place"
+        place = log.index(line, place)
+
+
 def test_a_job_with_a_sharded_model_hands_on_complete_weights(job_folder: Callable[[JobConfig], JobFolder]) -> None:
-    """Two train ranks hold half of the model each; the rollout worker takes up every version, the checkpoint is complete."""
+    """Two train ranks hold half of the model each; rollouts and checkpoints get it whole; the log is the usual."""
     config = JobConfig(**SMALL, rollout_workers=1, shard_size=2)
     folder = job_folder(config)
     run(folder)
@@ -51,6 +82,7 @@ def test_a_job_with_a_sharded_model_hands_on_complete_weights(job_folder: Callab
     assert max(folder.stats("rollout0", "weights_version")) == 2
     saved = torch.load(folder.path / "recover" / "latest_checkpoint" / "model.pt", weights_only=True)
     assert 4 * sum(tensor.numel() for tensor in saved.values()) == config.parameter_bytes
+    reads_like_the_trainer(folder)
 
 
 @pytest.mark.long
