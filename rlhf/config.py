@@ -78,7 +78,7 @@ class Posture:
     retry: str = "trainer"
     """by which preset of `rlhf.resilience.retry` a call that was never received is sent again"""
     readiness: bool = False
-    """a worker is alive if it says so even while it is busy, and the first step waits until every engine says it is initialized"""
+    """a busy worker counts as alive, and the first step waits until every engine says that it is initialized"""
     atomic_checkpoint: bool = False
     """checkpoints are durable before they are visible and verified before use; the last good one is never removed first"""
     stage_deadline: bool = False

@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf import wire
 from rlhf.config import JobConfig
 from rlhf.links import dial_address, open_session
+from rlhf.resilience.readiness import STATUS
 from rlhf.resilience.retry import PRESETS, RetryPolicy
 from rlhf.stats import StatsTracker
 
@@ -79,6 +80,15 @@ class RpcClient:
             return self._session.get(url, timeout=self._config.timeout_s("health")).ok
         except requests.RequestException:
             return False
+
+    def status(self) -> dict[str, Any]:
+        """What the component says of itself, busy or not; empty if it does not answer."""
+        try:
+            url = f"http://{self.component}{STATUS}"
+            answer = self._session.get(url, timeout=self._config.timeout_s("health"))
+            return dict(answer.json()) if answer.ok else {}
+        except (requests.RequestException, ValueError):
+            return {}
 
     def close(self) -> None:
         self._session.close()

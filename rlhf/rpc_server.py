@@ -1,10 +1,12 @@
 """The callee's side: connections are read by threads of their own, but one request at a time is served, by the main thread.
 
-So a busy server answers nobody, not even /health: from outside, busy and hung look alike.
+So a busy server answers nobody, not even /health: from outside, busy and hung look alike. Who wants to tell them apart asks for
+the status, which any thread answers: whether the engine is initialized, and what is being served since when.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import socket
@@ -17,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from rlhf import wire
+from rlhf.resilience.readiness import READY_KEY, STATUS
 from rlhf.rpc import CALL, CREATE_ENGINE, EVENT, HEALTH, REQUEST_ID, Reply
 
 logger = logging.getLogger(__name__)
@@ -35,8 +38,11 @@ Serve = Callable[[str, dict[str, Any], dict[str, Any]], Reply]
 class RpcServer:
     """Serves one component's calls: ``serve(path, meta, tensors)`` returns figures and tensors."""
 
-    def __init__(self, listener: socket.socket, body_read_s: float, serve: Serve):
-        self._serve = serve
+    def __init__(
+        self, listener: socket.socket, body_read_s: float, serve: Serve, initialized: Callable[[], bool] = lambda: True
+    ):
+        self._serve, self._initialized = serve, initialized
+        self._serving: tuple[str, float] | None = None
         self._work: queue.Queue[tuple[Callable[[], bytes], Future[bytes]] | None] = queue.Queue()
         server, self._http = self, ThreadingHTTPServer(listener.getsockname(), _Handler, bind_and_activate=False)
 
@@ -80,7 +86,16 @@ class RpcServer:
             meta, tensors = wire.decode(body)
         except ValueError as error:
             raise BadRequestError(f"malformed body: {error}") from error
-        return wire.encode(*self._serve(path, meta, tensors))
+        self._serving = (str(meta.get("method", path)), time.monotonic())
+        try:
+            return wire.encode(*self._serve(path, meta, tensors))
+        finally:
+            self._serving = None
+
+    def status(self) -> dict[str, Any]:
+        """Answers at once, from any thread."""
+        served, since = self._serving or ("", time.monotonic())
+        return {READY_KEY: self._initialized(), "serving": served, "serving_s": time.monotonic() - since}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -92,9 +107,11 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Health, the only thing to get."""
+        """Health, when it is its turn, and status, at once."""
         if self.path == HEALTH:
             self._reply(200, self.rpc.answer(HEALTH, b""))
+        elif self.path == STATUS:
+            self._reply(200, json.dumps(self.rpc.status()).encode())
         else:
             self._reply(404, f"nothing at {self.path}".encode())
 

@@ -51,7 +51,8 @@ def _serve_store(role: str, listener: socket.socket) -> None:
 def _serve_worker(component: str, config: JobConfig, listener: socket.socket, job_dir: Path) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = interface_of(listen_address(component, "rpc")[0])
     stats = StatsTracker(job_dir / "stats" / f"{component}.jsonl", component)
-    RpcServer(listener, config.timeout_s("body_read"), Dispatch(component, config, stats).serve).serve_forever()
+    dispatch = Dispatch(component, config, stats)
+    RpcServer(listener, config.timeout_s("body_read"), dispatch.serve, lambda: dispatch.initialized).serve_forever()
 
 
 def interface_of(address: str) -> str:
@@ -71,6 +72,7 @@ class Dispatch:
         self._component, self._config, self._stats = component, config, stats
         self._role, self._rank = role_and_rank(component)
         self._worker: Any = None
+        self.initialized = False
 
     def serve(self, path: str, meta: dict[str, Any], tensors: dict[str, Any]) -> Reply:
         """One request. Raises BadRequestError for one that makes no sense, else what the engine raises."""
@@ -99,6 +101,7 @@ class Dispatch:
         step = arguments.get("step", arguments.get("version"))
         self._stats.step = step if isinstance(step, int) else -1
         reply: Reply = getattr(self._worker, method)(tensors, **arguments)
+        self.initialized |= method == "initialize"
         logger.info("%s success, %s", method, {key: arguments[key] for key in ("step", "version") if key in arguments})
         return reply
 

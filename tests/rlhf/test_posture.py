@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from rlhf import job, links
-from rlhf.config import HARDENED, JobConfig, Posture, job_config, load_config
+from rlhf.config import FLOORS_S, HARDENED, JobConfig, Posture, job_config, load_config
 from rlhf.errors import TrainEngineError
 from rlhf.resilience.first_cause import keep_first_cause
+from rlhf.resilience.readiness import endpoint, look
 from rlhf.rpc import EVENT
 from rlhf.rpc_server import RpcServer
 from rlhf.scheduler_client import SchedulerClient
+from rlhf.serve_engine import Dispatch
 from rlhf.stats import StatsTracker
 from rlhf.worker_group import LEARNED_FLOOR_S, WorkerGroup, wait_all
 from storage.records import Role
@@ -70,6 +72,53 @@ def test_stage_deadline_gives_up_a_call_that_is_far_slower_than_before(
         with pytest.raises(TrainEngineError, match=rf"TrainBatchError: train0: Request timeout after {limit_s:.1f}s"):
             wait_all(group.call("train_batch", "TrainBatchError", 4.0, hang=True))
         release.set()
+
+
+@pytest.mark.parametrize("readiness", [False, True], ids=["legacy", "hardened"])
+def test_readiness_tells_busy_from_hung(
+    readiness: bool, job_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker in the middle of a call counts as silent in the legacy posture; the hardened one hears what it is doing."""
+    config = JobConfig(train_workers=1, posture=Posture(readiness=readiness))
+    job_folder(config)
+    release, entered = threading.Event(), threading.Event()
+
+    def serve(_: str, __: dict) -> dict:
+        entered.set()
+        assert release.wait(60)
+        return {}
+
+    with _group(config, tmp_path, serve) as group:
+        assert group.silent() == []
+        busy = group.call("train_batch", "TrainBatchError", 60.0)
+        assert entered.wait(60)
+        with monkeypatch.context() as patched, StatsTracker(tmp_path / "other.jsonl", "controller") as stats:
+            patched.setitem(FLOORS_S, "health", 0.5)
+            asking = WorkerGroup(Role.TRAIN, config, stats, TrainEngineError)
+            assert asking.silent() == ([] if readiness else ["train0"])
+            assert asking._calls[0].status()["serving"] == "train_batch"
+        release.set()
+        wait_all(busy)
+
+
+def test_an_engine_is_ready_once_it_is_initialized(job_folder: MakeFolder, tmp_path: Path) -> None:
+    """A worker that answers is not ready before its engine is initialized; the public tool and the controller agree on it."""
+    config = JobConfig(train_workers=1)
+    job_folder(config)
+    with StatsTracker(tmp_path / "train0.jsonl", "train0") as stats:
+        dispatch = Dispatch("reference0", config, stats)
+        server = RpcServer(links.listen("train0", "rpc"), 5.0, dispatch.serve, lambda: dispatch.initialized)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        url = endpoint("http://{}:{}".format(*links.listen_address("train0", "rpc")))
+        group = WorkerGroup(Role.TRAIN, config, stats, TrainEngineError)
+        assert (group.silent(), group.unready(), look(url, 30.0)) == ([], ["train0"], ("HTTP 200, not initialized", False))
+        group.create_engines()
+        assert group.unready() == ["train0"]
+        group.initialize()
+        assert (group.unready(), look(url, 30.0)) == ([], ("HTTP 200", True))
+        server.stop()
+        thread.join(30)
 
 
 @pytest.mark.parametrize(("acked", "heard"), [(False, True), (True, False)], ids=["legacy", "hardened"])
