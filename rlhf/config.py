@@ -215,6 +215,9 @@ def refuse_impossible(config: JobConfig) -> None:
         raise ValueError(f"shard_size {config.shard_size} does not divide train_workers {config.train_workers}")
     if config.colocated and (config.shard_size > 1 or config.device != "cpu"):
         raise ValueError("colocated: built for whole models on the CPU (shard_size 1, device cpu)")
+    needed_mib = max(config.train_memory_mib, config.kv_cache_mib)
+    if config.colocated and needed_mib > config.arena_mib:
+        raise ValueError(f"arena_mib {config.arena_mib}: a worker alone needs {needed_mib} MiB of the shared device")
     if config.posture.restart and (config.colocated or config.weight_sync != "metaserver"):
         raise ValueError("posture restart: a new worker takes its weights from the MetaServer and a device of its own")
     if config.workload == "sft" and (config.rollout_workers or config.reference_workers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,6 +17,8 @@ from rlhf import links
 from rlhf.arena import ArenaOutOfMemoryError
 from rlhf.colocation import RolloutDevice, TrainDevice, open_arena
 from rlhf.config import JobConfig, Timeouts, job_config
+from rlhf.engines.rollout import RolloutEngine
+from rlhf.prompts import sample_prompts
 from rlhf.rpc import CREATE_ENGINE, EVENT
 from rlhf.rpc_server import BadRequestError
 from rlhf.serve_engine import Dispatch
@@ -99,11 +102,36 @@ def test_a_worker_accepts_its_own_events_alone(
                 dispatch.serve(EVENT, meta, {})
 
 
-@pytest.mark.parametrize("wrong", [{"device": "cuda"}, {"train_workers": 2, "shard_size": 2}])
-def test_what_is_not_built_is_refused(wrong: dict) -> None:
-    """Colocation of anything but whole models on the CPU is refused in a sentence."""
-    with pytest.raises(ValueError, match="colocated: built for whole models on the CPU"):
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"device": "cuda"}, "colocated: built for whole models on the CPU"),
+        ({"train_workers": 2, "shard_size": 2}, "colocated: built for whole models on the CPU"),
+        ({"arena_mib": 50}, "arena_mib 50: a worker alone needs 60 MiB"),
+    ],
+)
+def test_what_cannot_be_is_refused(wrong: dict, told: str) -> None:
+    """Colocation of anything but whole models on the CPU, or on too small a device, is refused in a sentence."""
+    with pytest.raises(ValueError, match=told):
         job_config({"colocated": True, **wrong})
+
+
+def test_state_and_caches_lie_in_the_file(job_folder: Callable, stats: StatsTracker) -> None:
+    """Bytes that a stranger writes into the device's file are the state's bytes, and caches of a rollout are found there."""
+    folder = job_folder(COLOCATED)
+    device, state = folder.path / "arena" / "node0", torch.ones(3)
+    train = TrainDevice("train0", COLOCATED, stats, lambda: [state])
+    train.begin()
+    with device.open("r+b") as file:
+        file.write(struct.pack("f", -7.0))
+    assert state.tolist() == [-7.0, 1.0, 1.0]
+    engine = RolloutEngine(COLOCATED, 0)
+    rollout = RolloutDevice("rollout0", COLOCATED, stats)
+    rollout.hear("rollout_start")
+    with rollout.cache_memory() as engine.model.cache_memory:
+        engine.generate(sample_prompts(COLOCATED, 0), 0, lambda asked, _: [0.0] * len(asked))
+        assert device.read_bytes()[: 1 << 16].count(0) < 1 << 15
+    assert state.tolist() == [-7.0, 1.0, 1.0]
 
 
 def _run(folder: JobFolder) -> int:
