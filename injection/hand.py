@@ -184,9 +184,12 @@ class Hand:
         if self._record is None or self._record.state == State.REVERTED:
             return
         on_disk = journal.read(self._shop.journal_dir / self._record.name)
+        if on_disk.state in (State.REVERTING, State.REVERTED) and self._record.state not in (State.REVERTING, State.STUCK):
+            reason = "the watchdog undid it, for this process had fallen silent"
+            self._shop.history.state("invalid", self.id, reason=reason)
         if on_disk.state == State.REVERTED:
             self._record = on_disk
-            raise RuntimeError("the watchdog undid it, for this process had fallen silent")
+            return
         was_applied = self._record.state not in (State.PLANNED,)
         assert self._probe is not None
         self._record, found = revert_record(self._shop.journal_dir, self._record, ask or self._probe.ask)
