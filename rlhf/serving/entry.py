@@ -41,6 +41,7 @@ class Entry:
         self._store = open_store(self._address)
         self._groups = 0
         self._members: list[dict[str, Any]] = []
+        self._silent: set[int] = set()
         self._one = asyncio.Lock()
         self._routes: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
             ("POST", protocol.GENERATE): self._generate,
@@ -61,7 +62,8 @@ class Entry:
             return _told(BAD_REQUEST, str(error))
         except TimeoutError:
             self._members = []
-            return _told(UNAVAILABLE, f"no answer of the ranks within {self._serving.request_s:g} s")
+            silent = ", ".join(str(rank) for rank in sorted(self._silent))
+            return _told(UNAVAILABLE, f"no answer of rank {silent or 'any'} within {self._serving.request_s:g} s")
         except Exception as error:
             # Whatever went wrong behind us, the group is not to be trusted; the next request forms a new one.
             self._members = []
@@ -121,8 +123,14 @@ class Entry:
 
     async def _all(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The method on every rank at once; the first error is raised when it comes, whoever still waits for the others."""
-        calls = [getattr(rank, method).remote(*given) for rank, given in zip(self._ranks, arguments, strict=True)]
-        return list(await asyncio.gather(*calls))
+        self._silent = silent = set(range(len(self._ranks)))
+
+        async def call(number: int, given: tuple[Any, ...]) -> Any:
+            answer = await getattr(self._ranks[number], method).remote(*given)
+            silent.discard(number)
+            return answer
+
+        return list(await asyncio.gather(*(call(number, given) for number, given in enumerate(arguments))))
 
 
 async def _body(request: Request) -> bytes:

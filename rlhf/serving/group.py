@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -62,11 +64,22 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def exchange() -> Iterator[None]:
+    """Around anything that ranks do together. Raises InferenceEngineError (RolloutError) when another rank is lost or hangs."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo begins with a place in its sources
+        said = str(error).split("] ", 1)[-1].split(". This is typically", 1)[0]
+        raise InferenceEngineError("RolloutError", f"rank {dist.get_rank()} has lost another rank: {said}") from error
+
+
 def versions_of_all(version: int) -> list[int]:
     """The version of the weights that each rank holds, by rank."""
     mine = torch.tensor([version])
     every = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(every, mine)
+    with exchange():
+        dist.all_gather(every, mine)
     return [int(one) for one in every]
 
 
@@ -76,7 +89,8 @@ def spread(model: nn.Module, version: int, source: int | None) -> int:
     rank = versions.index(max(versions)) if source is None else source
     held: Tensor = parameters_to_vector(model.parameters()).detach()
     flat = held.cpu().clone()  # gloo's own memory; a device's weights pass through the host
-    dist.broadcast(flat, rank)
+    with exchange():
+        dist.broadcast(flat, rank)
     vector_to_parameters(flat.to(held.device), model.parameters())
     return versions[rank]
 

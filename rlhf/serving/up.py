@@ -33,6 +33,8 @@ PR_SET_PDEATHSIG = 1
 NODE_READY_S = 60.0
 NODE_END_S = 40.0
 ADDRESS = ray_nodes.LOOPBACK
+#: What Serve's proxy waits beyond `request_s`: the entry, which knows whom it waits for, answers first.
+PROXY_GRACE_S = 10.0
 HOST = "serving"
 
 
@@ -70,7 +72,8 @@ def serve_on(address: str, port: int, request_s: float) -> Iterator[str]:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="policy")
     try:
-        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=ADDRESS, port=port, request_timeout_s=request_s))
+        options = HTTPOptions(host=ADDRESS, port=port, request_timeout_s=request_s + PROXY_GRACE_S)
+        serve.start(proxy_location="HeadOnly", http_options=options)
         yield f"http://{ADDRESS}:{port}"
     finally:
         serve.shutdown()
