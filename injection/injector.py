@@ -15,6 +15,7 @@ import json
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ class Injector:
 
     def _renew(self) -> None:
         while not self._over.wait(self._spec.lease_s / 4):
-            journal.renew_lease(Path(self._spec.journal_dir), self._spec.run_id, self._spec.lease_s)
+            with suppress(OSError):  # a full disk: until there is room again the watchdog takes this process for silent
+                journal.renew_lease(Path(self._spec.journal_dir), self._spec.run_id, self._spec.lease_s)
 
 
 def main(argv: list[str]) -> int:

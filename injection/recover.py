@@ -64,7 +64,7 @@ def sweep(folder: Path) -> list[Outcome]:
         except ValueError as error:
             outcome = Outcome(path.name.split(".")[0], "", "", "stuck", str(error))
         outcomes.append(outcome)
-    for leftover in (*folder.glob("*.lease"), *folder.glob("*.tmp")):
+    for leftover in (*folder.glob("*.lease*"), *folder.glob("*.tmp")):
         if not any(folder.glob(f"{leftover.name.split('.')[0]}.*.json")):
             leftover.unlink(missing_ok=True)
     return outcomes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from report import outcome as facts
@@ -13,6 +14,10 @@ from storage.layout import RunPaths
 from storage.manifest import load_manifest
 from storage.reader import read_table
 from storage.truth import load_history_with_problems, load_plan
+from tasks.waiting import last_words
+
+#: The last line of a traceback.
+_RAISED = re.compile(r"[\w.]*(?:Error|Exception): ")
 
 
 def outcome_of(paths: RunPaths) -> dict[str, Any]:
@@ -44,6 +49,8 @@ def open_case(paths: RunPaths, tables: tuple[str, ...] = ("logs", "metrics")) ->
         **judge(plan, history, rows.get("logs", [])),
         "gaps": gaps,
     }
+    if not outcome["valid"] and outcome["steps_done"] == 0:
+        outcome["invalid_because"] += false_start(paths, outcome["final_error"])
     return Case(paths.run_id, plan, history, outcome, score, **rows)
 
 
@@ -66,6 +73,15 @@ def judge(plan: dict[str, Any], history: list[dict[str, Any]], logs: list[dict[s
         "steps_done": done,
         "steps_planned": planned,
     }
+
+
+def false_start(paths: RunPaths, final_error: dict[str, Any] | None) -> list[str]:
+    """Why a job did not come to its first step: its error, and the processes whose log ends in an exception of their own."""
+    if final_error is None:
+        return []
+    words = {log.stem: last_words(log) for log in sorted(paths.logs.glob("*.log")) if log.stem != final_error["component"]}
+    ended = [f"{component}: {line}" for component, line in words.items() if _RAISED.match(line)]
+    return ["; ".join([f"the job failed in {final_error['stage']}: {final_error['text']}", *ended])]
 
 
 def first_error(errors: list[dict[str, Any]]) -> dict[str, Any] | None:
