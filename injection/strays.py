@@ -22,6 +22,7 @@ PARENTS = ("/tmp", "/var/tmp", tempfile.gettempdir())  # noqa: S108 - mkdtemp is
 HOLD = "lock"
 #: How long strays are looked for again and again: one that is being killed may just have forked.
 ENDING_S = 10.0
+POLL_S = 0.05
 
 
 def hold(scratch: Path) -> int:
@@ -49,7 +50,7 @@ def end_strays(scratch: Path) -> None:
         for process in found:
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=0.2)
+        time.sleep(POLL_S)  # a dead one has no environment any more, whether it was reaped or not
 
 
 def marked(scratch: Path) -> list[psutil.Process]:
