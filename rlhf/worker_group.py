@@ -23,8 +23,8 @@ from storage.records import Role
 
 logger = logging.getLogger(__name__)
 
-#: No learned deadline is shorter, seconds: a busy machine makes a short call several times as long.
-LEARNED_FLOOR_S = 2.0
+#: No learned deadline is shorter, seconds: a busy machine makes a short call many times as long, and that is no failure.
+LEARNED_FLOOR_S = 5.0
 
 
 class WorkerGroup:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import job, links
+from rlhf import job, links, worker_group
 from rlhf.config import FLOORS_S, HARDENED, JobConfig, Posture, job_config, load_config
 from rlhf.errors import TrainEngineError
 from rlhf.resilience.first_cause import keep_first_cause
@@ -21,7 +21,7 @@ from rlhf.rpc_server import RpcServer
 from rlhf.scheduler_client import SchedulerClient
 from rlhf.serve_engine import Dispatch
 from rlhf.stats import StatsTracker
-from rlhf.worker_group import LEARNED_FLOOR_S, WorkerGroup, wait_all
+from rlhf.worker_group import WorkerGroup, wait_all
 from storage.records import Role
 
 MakeFolder = Callable[[JobConfig], object]
@@ -53,13 +53,14 @@ def _group(config: JobConfig, tmp_path: Path, serve: Callable[[str, dict], dict]
     thread.join(30)
 
 
-@pytest.mark.parametrize(("learned", "limit_s"), [(False, 4.0), (True, LEARNED_FLOOR_S)], ids=["legacy", "hardened"])
+@pytest.mark.parametrize(("learned", "limit_s"), [(False, 3.0), (True, 1.0)], ids=["legacy", "hardened"])
 def test_stage_deadline_gives_up_a_call_that_is_far_slower_than_before(
-    learned: bool, limit_s: float, job_folder: MakeFolder, tmp_path: Path
+    learned: bool, limit_s: float, job_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After several short calls a hanging one is given up at the learned bound instead of the configured time-out."""
     config = JobConfig(train_workers=1, posture=Posture(stage_deadline=learned))
     job_folder(config)
+    monkeypatch.setattr(worker_group, "LEARNED_FLOOR_S", 1.0)
     release = threading.Event()
 
     def serve(_: str, meta: dict) -> dict:
@@ -70,7 +71,7 @@ def test_stage_deadline_gives_up_a_call_that_is_far_slower_than_before(
         for _ in range(7):
             wait_all(group.call("train_batch", "TrainBatchError", 60.0))
         with pytest.raises(TrainEngineError, match=rf"TrainBatchError: train0: Request timeout after {limit_s:.1f}s"):
-            wait_all(group.call("train_batch", "TrainBatchError", 4.0, hang=True))
+            wait_all(group.call("train_batch", "TrainBatchError", 3.0, hang=True))
         release.set()
 
 

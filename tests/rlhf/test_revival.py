@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import JobConfig, Posture
+from rlhf.config import HARDENED, JobConfig, Posture
 from rlhf.errors import FrameworkError, InferenceEngineError
+from rlhf.resilience.checkpoint import verify_checkpoint
 from rlhf.resilience.restart_protocol import RestartSettings
 from rlhf.revival import LIMIT, Revival
 from rlhf.stats import StatsTracker
@@ -27,6 +28,19 @@ def _finish(folder: JobFolder, job: subprocess.Popen[bytes]) -> int:
     assert folder.processes["rlhf.scheduler"].wait(60) == 0, folder.log("scheduler")
     assert folder.living() == []
     return code
+
+
+@pytest.mark.job
+def test_a_hardened_job_runs_like_any_other(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """With every switch on a healthy job does every step, saves, and has nothing to warn of."""
+    config = JobConfig(**SMALL, posture=HARDENED)
+    folder = job_folder(config)
+    folder.start("rlhf.scheduler")
+    assert _finish(folder, folder.start("rlhf.job")) == 0, folder.log("controller")
+    log = folder.log("controller")
+    assert "all engines ready" in log and "WARNING" not in log and "ERROR" not in log
+    assert folder.stats("controller", "batch_samples") == [16.0] * config.steps
+    assert verify_checkpoint((folder.path / "recover" / "latest_checkpoint").resolve())[0] == 8
 
 
 @pytest.mark.job
