@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +40,13 @@ class ProcessKill:
         return {"pid": self._target.who.pid, "start_ticks": self._target.who.start_ticks}
 
     def apply(self) -> dict[str, Any]:
-        """Kill, and wait until it is dead."""
+        """Kill, and wait until the last of its threads is dead: the first one may be a zombie before the others are."""
         self._target.check()
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        dead = select.select([self._pidfd], [], [], DEATH_S)[0]
         os.close(self._pidfd)
-        deadline = time.monotonic() + DEATH_S
-        while self._target.who.alive():
-            if time.monotonic() > deadline:
-                raise RefusedError(f"{self._target.component} is still alive {DEATH_S} s after SIGKILL")
-            time.sleep(0.0005)
+        if not dead:
+            raise RefusedError(f"{self._target.component} is still alive {DEATH_S} s after SIGKILL")
         return {"alive": False}
 
     def verify(self) -> Measurement:
