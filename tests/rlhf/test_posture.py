@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,6 +63,8 @@ def test_stage_deadline_gives_up_a_call_that_is_far_slower_than_before(
     config = JobConfig(train_workers=1, posture=Posture(stage_deadline=learned))
     job_folder(config)
     monkeypatch.setattr(worker_group, "LEARNED_FLOOR_S", 1.0)
+    ticks = count(0.0, 0.01)  # every call takes a hundredth of a second, however busy the machine
+    monkeypatch.setattr(worker_group, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     release = threading.Event()
 
     def serve(_: str, meta: dict) -> dict:
