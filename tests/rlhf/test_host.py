@@ -62,7 +62,10 @@ def test_a_paused_engine_can_be_stopped(host: Host) -> None:
     """Stopping ends an engine that does not react: asked first, then killed."""
     host.start("metaserver")
     _wait_registered(host, "metaserver")
-    os.kill(host.engines()["metaserver"]["pid"], signal.SIGSTOP)
+    pid = host.engines()["metaserver"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.01)
     assert host.stop(["metaserver"]) == {"metaserver": -signal.SIGKILL}
     assert host.stop(["metaserver"]) == {"metaserver": -signal.SIGKILL}, "stopping twice is harmless"
 
