@@ -126,9 +126,9 @@ def test_namespaces_that_are_refused(faultline: Faultline) -> None:
     assert load_manifest(run.paths).state == "crashed"
 
 
-@pytest.mark.parametrize(("number", "place"), [(signal.SIGINT, "virtual-cluster"), (signal.SIGTERM, "plain-host")])
-def test_an_interrupted_run_undoes_itself(number: int, place: str, scratch: Path, ordinary_user: Callable) -> None:
-    """Ctrl-C and SIGTERM in the middle of four faults: all undone, everything ended, one sentence at most, an exit code."""
+@pytest.mark.parametrize(("how", "place"), [("ctrl-c", "virtual-cluster"), ("stop", "plain-host")])
+def test_an_interrupted_run_undoes_itself(how: str, place: str, scratch: Path, ordinary_user: Callable) -> None:
+    """Ctrl-C, and `faultline stop` (SIGTERM), amid four faults: all undone, everything ended, no traceback, an exit code."""
     home = scratch / "home" / "lab"
     program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {FAULTLINE}"
     began = time.monotonic()
@@ -140,9 +140,14 @@ def test_an_interrupted_run_undoes_itself(number: int, place: str, scratch: Path
         except AssertionError as error:
             if "already runs an experiment" not in str(error) or time.monotonic() > began + START_S:
                 raise
-    lab.send_signal(number)
+    if how == "stop":
+        stop = ordinary_user([sys.executable, "-c", FAULTLINE, "stop"])
+        assert stop.communicate(timeout=LIMIT_S)[1] == ""
+        assert stop.returncode == 0
+    else:
+        lab.send_signal(signal.SIGINT)
     _, errors = lab.communicate(timeout=LIMIT_S)
-    assert lab.returncode == (130 if number == signal.SIGINT else 128 + number)
+    assert lab.returncode == 128 + (signal.SIGTERM if how == "stop" else signal.SIGINT)
     assert "Traceback" not in errors
     assert residue(traces) == []
     assert list((home / "journal").iterdir()) == []
