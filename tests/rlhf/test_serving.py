@@ -23,6 +23,7 @@ from rlhf.engines.rollout import RolloutEngine
 from rlhf.engines.train import TrainEngine
 from rlhf.errors import InferenceEngineError
 from rlhf.prompts import sample_prompts
+from rlhf.serving import protocol
 from rlhf.serving.client import ServedRolloutEngine
 from rlhf.task import score
 from tests.conftest import REPOSITORY
@@ -152,6 +153,13 @@ def test_bad_requests_are_told_why(driver, policy, method: str, path: str, body:
     """A request that makes no sense gets one sentence and the service goes on."""
     answer = requests.request(method, f"{driver.url}{path}", data=body, timeout=60)
     assert (answer.status_code, reason in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_a_body_over_the_limit_is_refused(driver: Driver, policy: ServedRolloutEngine) -> None:
+    """More than the limit is told the limit; nothing of it is read as a request."""
+    answer = requests.put(f"{driver.url}/weights", data=bytes(protocol.BODY_LIMIT_BYTES + 1), timeout=60)
+    assert (answer.status_code, answer.json()["error"]) == (400, "a request has at most 67108864 bytes")
+    assert len(policy.members(60)) == 2
 
 
 def test_a_killed_rank_is_replaced_and_catches_up(policy: ServedRolloutEngine) -> None:
