@@ -23,7 +23,7 @@ from rlhf.resilience.supervisor import Supervisor
 from tests.rlhf.job_folder import free_ports
 
 #: Short where something hangs, generous where a process must come back.
-QUICK = RestartSettings(wait_s=60.0, request_timeout_s=3.0, base_s=0.01, ask_timeout_s=20.0, settle_s=0.01, poll_s=0.05)
+QUICK = RestartSettings(wait_s=60.0, request_timeout_s=5.0, base_s=0.01, ask_timeout_s=20.0, settle_s=0.01, poll_s=0.05)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_requests_in_flight_are_queued_and_replayed(server: str, tmp_path: Path)
 
 def test_status_tells_what_it_does(server: str) -> None:
     """While a request hangs, /status names it with its id, path and seconds."""
-    client = RestartingClient(server, replace(QUICK, enabled=False, attempts=1, request_timeout_s=2.0))
+    client = RestartingClient(server, replace(QUICK, enabled=False, attempts=1, request_timeout_s=4.0))
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(client.post, "/completions", {"prompt": "x"})
         while not (active := requests.get(route_url(server, STATUS), timeout=30).json()["active"]):

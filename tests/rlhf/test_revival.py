@@ -33,7 +33,7 @@ def _finish(folder: JobFolder, job: subprocess.Popen[bytes]) -> int:
 @pytest.mark.job
 def test_a_hardened_job_runs_like_any_other(job_folder: Callable[[JobConfig], JobFolder]) -> None:
     """With every switch on a healthy job does every step, saves, and has nothing to warn of."""
-    config = JobConfig(**SMALL, posture=HARDENED)
+    config = JobConfig(**SMALL, posture=HARDENED, time_scale=36.0)
     folder = job_folder(config)
     folder.start("rlhf.scheduler")
     assert _finish(folder, folder.start("rlhf.job")) == 0, folder.log("controller")
