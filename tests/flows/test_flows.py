@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import signal
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +95,7 @@ def test_hooks_can_be_called_by_keyword(hook: Any) -> None:
 def test_undo_sweeps_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hook, knowing nothing but the disk, wakes a process that a dead run has left standing still."""
     monkeypatch.setenv("FAULTLINE_HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a machine of its own
     victim = subprocess.Popen(["sleep", "600"])
     try:
         who = procfs.identity(victim.pid)
