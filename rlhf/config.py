@@ -208,6 +208,12 @@ def refuse_impossible(config: JobConfig) -> None:
     for name, allowed in words.items():
         if getattr(config, name) not in allowed:
             raise ValueError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")
+    _refuse_layouts(config)
+    _refuse_sizes(config)
+
+
+def _refuse_layouts(config: JobConfig) -> None:
+    """What is not built, or not together."""
     for name in ("tensor_parallel_size", "pipeline_parallel_size"):
         if getattr(config, name) != 1:
             raise ValueError(f"{name} {getattr(config, name)}: not built; a model is split over ranks by shard_size alone")
@@ -220,8 +226,16 @@ def refuse_impossible(config: JobConfig) -> None:
         raise ValueError(f"arena_mib {config.arena_mib}: a worker alone needs {needed_mib} MiB of the shared device")
     if config.posture.restart and (config.colocated or config.weight_sync != "metaserver"):
         raise ValueError("posture restart: a new worker takes its weights from the MetaServer and a device of its own")
+
+
+def _refuse_sizes(config: JobConfig) -> None:
+    """Workers without work, and work without workers."""
     if config.workload == "sft" and (config.rollout_workers or config.reference_workers):
         raise ValueError("workload sft has no rollouts and no reference: rollout_workers and reference_workers must be 0")
+    roles = ("train_workers",) if config.workload == "sft" else ("train_workers", "rollout_workers", "reference_workers")
+    for name in (*roles, "prompts_per_step", "samples_per_prompt"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}: workload {config.workload} needs at least 1")
 
 
 def stored_elements(folder: Path) -> int:

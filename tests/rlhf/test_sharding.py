@@ -212,6 +212,8 @@ def test_a_hugging_face_model_is_sharded_as_well(tmp_path: Path):
         ({"pipeline_parallel_size": 2}, "pipeline_parallel_size 2: not built"),
         ({"train_workers": 6, "shard_size": 4}, "shard_size 4 does not divide train_workers 6"),
         ({"shard_size": 0}, "shard_size 0 does not divide"),
+        ({"rollout_workers": 0}, "rollout_workers is 0: workload grpo needs at least 1"),
+        ({"train_workers": 0}, "train_workers is 0: workload grpo needs at least 1"),
     ],
 )
 def test_what_is_not_built_is_refused(asked: dict[str, int], sentence: str):
