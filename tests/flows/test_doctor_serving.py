@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import psutil
@@ -39,7 +40,10 @@ def test_the_node_ends_with_the_service_however_that_ends() -> None:
         (service,) = psutil.Process().children()
         started = service.children(recursive=True)
         assert len(started) > 5 and told["url"].startswith("http://127.0.0.1:")
+        node = next(one for one in service.children() if "rlhf.ray_nodes" in one.cmdline())
+        folder = Path(node.cmdline()[3]).parent
         service.kill()
         service.wait(30)
-        _, left = psutil.wait_procs(started, 60)
+        _, left = psutil.wait_procs(started, 150)  # a node drains for up to 30 s
         assert left == []
+        shutil.rmtree(folder)  # nobody was left to do it
