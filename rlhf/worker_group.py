@@ -33,6 +33,8 @@ class WorkerGroup:
     def __init__(self, role: Role, config: JobConfig, stats: StatsTracker, error: type[EngineError], events: bool = True):
         self.config = config
         self._error = error
+        #: A lost one of these is started again by the call that follows the event, so the event's failure is not the end.
+        self._restarted = config.posture.restart and role is Role.ROLLOUT
         self.names = ranked(config, role)
         self._calls = [RpcClient(name, config, stats) for name in self.names]
         self._events = [RpcClient(name, config, stats, "event") for name in self.names] if events else []
@@ -115,7 +117,7 @@ class WorkerGroup:
             try:
                 future.result()
             except EngineError as error:
-                if self.config.posture.on_notify_failure == "raise":
+                if self.config.posture.on_notify_failure == "raise" and not self._restarted:
                     raise
                 logger.warning("notify_%s_event failed: %s", event, error)
                 heard = False

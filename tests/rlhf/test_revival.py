@@ -47,7 +47,7 @@ def test_a_hardened_job_runs_like_any_other(job_folder: Callable[[JobConfig], Jo
 @pytest.mark.parametrize(
     ("number", "posture", "said"),
     [
-        (signal.SIGKILL, Posture(restart=True), ""),
+        (signal.SIGKILL, HARDENED, ""),
         pytest.param(
             signal.SIGSTOP, Posture(restart=True, stage_deadline=True), "Request timeout after", marks=pytest.mark.long
         ),
