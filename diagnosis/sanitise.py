@@ -33,7 +33,8 @@ _BARE_CLOCK = re.compile(
 )
 _IP = r"(?:\d{1,3}(?:\.\d{1,3}){3}|localhost)"
 _ENDPOINT = re.compile(
-    rf"host='(?P<h>{_IP})', port=(?P<hp>\d+)|\('(?P<t>{_IP})', (?P<tp>\d+)\)|\[?(?<![\w.])(?P<a>{_IP})\]?:(?P<ap>\d+)"
+    rf"host='(?P<h>{_IP})', port=(?P<hp>\d+)|\('(?P<t>{_IP})', (?P<tp>\d+)\)"
+    rf"|(?:(?<!\w)\[)?(?<![\w.])(?P<a>{_IP})\]?:(?P<ap>\d+)"
 )
 _BARE_IP = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{1,4})?::(?:[0-9a-fA-F]{1,4}:?)*(?![\w:])")
