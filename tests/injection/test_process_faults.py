@@ -60,13 +60,13 @@ def test_a_killed_process_is_dead_when_apply_returns(victim: Victim) -> None:
 
 
 def test_a_paused_process_stands_still_and_goes_on(victim: Victim) -> None:
-    """Pause: stopped and without CPU time until reverted; reverting twice does no harm."""
+    """Pause: stopped and without CPU time (but a late tick) until reverted; reverting twice does no harm."""
     fault = ProcessPause(victim.context(), PauseParams())
     fault.arm()
     undo = fault.undo()
     fault.apply()
     found = fault.verify()
-    assert found.ok and found.measured["states"] == "T" and found.measured["cpu_s"] == 0
+    assert found.ok and found.measured["states"] == "T" and found.measured["cpu_s"] <= 0.01
     assert not ProcessPause.gone(undo, ask_here).ok
     for _ in range(2):
         ProcessPause.revert(undo)

@@ -22,7 +22,7 @@ def test_every_shipped_scenario_can_be_planned_in_every_profile(name: str, profi
     """What we ship works: each scenario has a plan in each arm and profile, with all draws made."""
     scenario = load_scenario(name)
     for arm in scenario.arms:
-        plan = make_plan(scenario, arm, seed=5, profile_name=profile)
+        plan = make_plan(scenario, arm, seed=5, profile_name=profile, place="virtual-cluster")
         assert plan["faults"]
         assert all("draw" not in str(fault) for fault in plan["faults"])
 
@@ -38,15 +38,15 @@ def without_effect(plan: dict[str, Any]) -> dict[str, Any]:
 def test_the_arms_of_one_seed_differ_in_the_kind_of_fault_alone(seed: int, name: str) -> None:
     """Target, step and everything else of a control arm are those of the legacy arm; its faults are noops."""
     scenario = load_scenario(name)
-    control, legacy = (make_plan(scenario, arm, seed) for arm in ("control", "legacy"))
+    control, legacy = (make_plan(scenario, arm, seed, place="virtual-cluster") for arm in ("control", "legacy"))
     assert without_effect(control) == without_effect(legacy)
     assert {fault["kind"] for fault in control["faults"]} == {"noop"}
-    assert plan_hash(control) != plan_hash(legacy) == plan_hash(make_plan(scenario, "legacy", seed))
+    assert plan_hash(control) != plan_hash(legacy) == plan_hash(make_plan(scenario, "legacy", seed, place="virtual-cluster"))
 
 
 def test_seeds_spread_targets_and_steps() -> None:
     """Over a few seeds every rank and several steps are drawn: a diagnoser cannot know them beforehand."""
-    plans = [make_plan(load_scenario("weight-sync-link"), "legacy", seed) for seed in range(20)]
+    plans = [make_plan(load_scenario("weight-sync-link"), "legacy", seed, place="plain-host") for seed in range(20)]
     assert {plan["faults"][0]["target"]["src"] for plan in plans} == {"train0", "train1"}
     assert len({plan["faults"][0]["trigger"]["step"] for plan in plans}) > 2
 
