@@ -22,6 +22,8 @@ from injection.tcpcount import Requests
 from storage.records import Link
 from tests.injection.victim import Lab, Seam, plan_fault, register, wait_until
 
+pytestmark = pytest.mark.job  # real processes, several seconds each
+
 LINK = {"type": "link", "src": "train1", "dst": "metaserver", "purpose": "weights"}
 NAME = "train1>metaserver:weights"
 

@@ -22,6 +22,8 @@ from rlhf.resilience.retry import RetryPolicy
 from rlhf.resilience.supervisor import Supervisor
 from tests.rlhf.job_folder import free_ports
 
+pytestmark = pytest.mark.job  # real processes, several seconds each
+
 #: Short where something hangs, generous where a process must come back.
 QUICK = RestartSettings(wait_s=60.0, request_timeout_s=5.0, base_s=0.01, ask_timeout_s=20.0, settle_s=0.01, poll_s=0.05)
 
