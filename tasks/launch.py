@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from adapters.native import NativeJob, component_hosts, job_links
@@ -154,8 +153,3 @@ def _start_sampler(experiment: Experiment) -> None:
 def lab_argv(module: str, *arguments: object) -> list[str]:
     """Command line of one of the lab's own programs."""
     return [sys.executable, "-m", module, *(str(argument) for argument in arguments)]
-
-
-def lab_root() -> Path:
-    """Folder the lab's packages lie in."""
-    return Path(__file__).resolve().parent.parent
