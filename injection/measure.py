@@ -103,5 +103,4 @@ def ask_here(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cpu_s(processes: list[Identity]) -> float:
-    stats = (procfs.read_stat(one.pid) for one in processes if one.alive())
-    return sum(stat.cpu_s for stat in stats if stat)
+    return sum(procfs.thread_cpu_s(one.pid) for one in processes if one.alive())

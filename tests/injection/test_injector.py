@@ -121,7 +121,7 @@ def test_a_fault_begins_and_ends_after_its_seconds(scratch: Path, victim: Victim
 
 def test_a_trigger_that_never_fires_is_expired(scratch: Path, victim: Victim, labs: list[Lab]) -> None:
     """A later step, or the end, is told as expired, with the reason; the target is untouched and nothing is left."""
-    faults = [plan_fault("process-kill"), plan_fault("cpu-contention", {"contenders": 1}, id="f2")]
+    faults = [plan_fault("process-kill"), plan_fault("cpu-contention", {"share_percent": 50}, id="f2")]
     faults[1]["trigger"] = {"step": 9, "stage": "train", "when": "enter"}
     lab = started(labs, scratch, victim, faults)
     seam = Seam(lab.seam)
@@ -184,7 +184,7 @@ def test_nonsense_on_the_seam_harms_nobody(scratch: Path, victim: Victim, labs: 
     good.close()
 
 
-REVERSIBLE = [("process-pause", {}), ("memory-pressure", {"headroom_mib": 16}), ("cpu-contention", {"contenders": 1})]
+REVERSIBLE = [("process-pause", {}), ("memory-pressure", {"headroom_mib": 16}), ("cpu-contention", {"share_percent": 50})]
 
 
 @pytest.mark.parametrize(("kind", "params"), REVERSIBLE)
@@ -204,7 +204,7 @@ def test_kill_9_of_the_injector_is_undone_by_the_watchdog(
     assert next(journal.records(lab.journal, "r1")).state == State.REVERTED
     assert victim.state not in "T"
     assert resource.prlimit(victim.who.pid, resource.RLIMIT_AS) == limits
-    assert not [pid for pid, _ in record.undo.get("contenders", []) if alive(pid)]
+    assert not [pid for pid, _ in record.undo.get("processes", []) if alive(pid)]
     assert victim.allocate() == "allocated"
     assert [outcome.outcome for outcome in sweep(lab.journal)] == ["reverted"]
     assert list(lab.journal.iterdir()) == []

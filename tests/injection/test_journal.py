@@ -114,7 +114,7 @@ def test_what_cannot_be_undone_stays_and_is_shown(tmp_path: Path, monkeypatch: p
     """A revert that fails is stuck with its reason, in every sweep, until it succeeds."""
     victim = Victim()
     try:
-        undo = {"contenders": [[victim.who.pid, victim.who.start_ticks]]}
+        undo = {"processes": [[victim.who.pid, victim.who.start_ticks]]}
         journal.write(tmp_path, replace(journal.new_record("r1", "f1", "cpu-contention", "process", 5.0), undo=undo))
 
         def refuse(*_: object) -> None:

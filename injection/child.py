@@ -1,0 +1,99 @@
+"""A process of the hands: started ahead, told by a line what to do, gone with the thread that started it.
+
+Its programs are the files of `injection/children/`, which need nothing but Python itself. What others see of one is
+`python3 -S -E /proc/self/fd/N PID ...`: neither name, arguments nor environment tell what it is for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from injection import procfs, strays
+from injection.fault import RefusedError, StuckError
+from injection.procfs import Identity
+
+PROGRAMS = Path(__file__).parent / "children"
+#: How long a child may take to come up or to answer, and to be gone after SIGKILL (it frees its memory first).
+ANSWER_S = 10.0
+END_S = 5.0
+#: The kernel ends a child with the thread that started it. A session of its own, because autogroups share a core among
+#: sessions: five busy processes of one session would weigh as one.
+PRELUDE = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit(1)
+os.setsid()
+"""
+
+
+class Child:
+    """A running program; `arguments` are its command line. Raises RefusedError, with its last words, if it does not come up."""
+
+    def __init__(self, program: str, *arguments: object) -> None:
+        text = os.memfd_create("", 0)
+        os.write(text, (PRELUDE + (PROGRAMS / f"{program}.py").read_text()).encode())
+        argv = ["python3", "-S", "-E", f"/proc/self/fd/{text}", str(os.getpid()), *map(str, arguments)]
+        mark = {strays.MARK: os.environ[strays.MARK]} if strays.MARK in os.environ else {}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            argv, executable=sys.executable, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/", env=mark, pass_fds=[text]
+        )
+        os.close(text)
+        self.who = procfs.identity(self._process.pid)
+        self._answer()
+
+    @property
+    def key(self) -> list[int]:
+        """Pid and start ticks, as an undo record holds them."""
+        return [self.who.pid, self.who.start_ticks]
+
+    def tell(self, *words: object) -> str:
+        """Say a line and wait for the line that answers. Raises RefusedError."""
+        self.go(*words)
+        return self._answer()
+
+    def go(self, *words: object) -> None:
+        """Say a line and wait for nothing."""
+        assert self._process.stdin is not None
+        try:
+            os.write(self._process.stdin.fileno(), (" ".join(map(str, words)) + "\n").encode())
+        except BrokenPipeError as error:
+            raise RefusedError(f"a helper process has ended: {self._last_words()}") from error
+
+    def _answer(self) -> str:
+        stdout = self._process.stdout
+        assert stdout is not None
+        if not select.select([stdout], [], [], ANSWER_S)[0]:
+            raise RefusedError(f"a helper process said nothing for {ANSWER_S:.0f} s")
+        line = stdout.readline().decode().strip()
+        if not line:
+            raise RefusedError(f"a helper process has ended: {self._last_words()}")
+        return line
+
+    def _last_words(self) -> str:
+        _, errors = self._process.communicate()
+        return (errors.decode().strip().splitlines() or ["it said nothing"])[-1]
+
+
+def end(key: Any) -> None:
+    """End the process of an undo record, if it still is that one. Raises StuckError when it does not go."""
+    who = Identity(*key)
+    try:
+        pidfd = procfs.open_pidfd(who)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if not select.select([pidfd], [], [], END_S)[0]:
+            raise StuckError(f"process {who.pid} is still alive {END_S:.0f} s after SIGKILL")
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(pidfd)
