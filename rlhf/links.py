@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +94,14 @@ def listen(component: str, purpose: str) -> socket.socket:
     return server
 
 
-def dial(src: str, dst: str, purpose: str, timeout_s: float | None) -> socket.socket:
-    """A connection of the link, from the source's own address. Raises OSError."""
+def dial(
+    src: str, dst: str, purpose: str, timeout_s: float | None, made: Callable[[socket.socket], None] = lambda _: None
+) -> socket.socket:
+    """A connection of the link, from the source's own address; ``made`` gets the socket before it connects. Raises OSError."""
     table = name_table()
     stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
+        made(stream)
         prepare(stream)
         stream.settimeout(timeout_s)
         source = table["bind"].get(src)
@@ -113,7 +118,7 @@ def dial(src: str, dst: str, purpose: str, timeout_s: float | None) -> socket.so
 class _LinkAdapter(HTTPAdapter):
     """Makes the connections of one session by `dial`, whatever host the URL names."""
 
-    def __init__(self, src: str, dst: str, purpose: str):
+    def __init__(self, src: str, dst: str, purpose: str, made: Callable[[socket.socket], None]):
         class Connection(HTTPConnection):
             def __str__(self) -> str:  # begins every error's text
                 return f"connection to {dst}"
@@ -121,7 +126,7 @@ class _LinkAdapter(HTTPAdapter):
             def _new_conn(self) -> socket.socket:
                 timeout = self.timeout if isinstance(self.timeout, int | float) else None
                 try:
-                    return dial(src, dst, purpose, timeout)
+                    return dial(src, dst, purpose, timeout, made)
                 except TimeoutError as error:
                     raise ConnectTimeoutError(self, f"timed out after {timeout} s") from error
                 except OSError as error:
@@ -138,16 +143,36 @@ class _LinkAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": self._pool}
 
 
-def open_session(src: str, dst: str, purpose: str) -> requests.Session:
+class LinkSession(requests.Session):
     """A keep-alive HTTP session of one link; URLs are ``http://<dst>/...``. No proxy or netrc of the user's is obeyed."""
-    session = requests.Session()
-    session.trust_env = False
-    session.mount("http://", _LinkAdapter(src, dst, purpose))
-    return session
+
+    def __init__(self, src: str, dst: str, purpose: str):
+        super().__init__()
+        self.trust_env = False
+        self._streams: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self.mount("http://", _LinkAdapter(src, dst, purpose, self._keep))
+
+    def cut(self) -> None:
+        """Break every connection, also one that another thread waits at; what is asked next makes a new one."""
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            with suppress(OSError):  # it is not connected, or not any more
+                stream.shutdown(socket.SHUT_RDWR)
+
+    def _keep(self, stream: socket.socket) -> None:
+        with self._lock:
+            self._streams.add(stream)
+
+
+def open_session(src: str, dst: str, purpose: str) -> LinkSession:
+    """A session of one link."""
+    return LinkSession(src, dst, purpose)
 
 
 @contextmanager
-def closing_session(src: str, dst: str, purpose: str) -> Iterator[requests.Session]:
+def closing_session(src: str, dst: str, purpose: str) -> Iterator[LinkSession]:
     """A session that is closed afterwards."""
     session = open_session(src, dst, purpose)
     try:

@@ -1,14 +1,18 @@
-"""Heartbeats over gRPC: a client says every interval that it lives; the server's failure detector listens."""
+"""A client's side of heartbeats over gRPC: it says every interval that it lives, and hears who else does."""
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
+import time
+from collections.abc import Callable
+from typing import Any
 
-import grpc
-
-from rlhf.resilience.failure_detector import Cadence, FailureDetector
-from rlhf.resilience.grpc_json import JsonClient, Message, serve
+from rlhf.resilience.failure_detector import Cadence
+from rlhf.resilience.grpc_client import GrpcClient
+from rlhf.resilience.neighbours import Neighbours
+from rlhf.resilience.retry import GRPC_SEND, RetryPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -16,29 +20,25 @@ SERVICE = "trainer.Heartbeat"
 BEAT = "Beat"
 
 
-def serve_heartbeats(address: str, detector: FailureDetector) -> tuple[grpc.Server, str]:
-    """Take beats at ``host:port`` for ``detector``; the server and its address. Raises OSError."""
-
-    def beat(message: Message) -> Message:
-        client, number = message.get("client"), message.get("number")
-        if not isinstance(client, str) or not isinstance(number, int):
-            raise ValueError("a beat names its client and its number")  # noqa: TRY004 - the caller's value, not our type
-        return {"number": number, "counts": detector.beat(client, paused=message.get("paused") is True)}
-
-    return serve(address, SERVICE, {BEAT: beat})
-
-
 class HeartbeatSender:
-    """Beats in a thread that ends with the process. A beat that fails is not repeated: the next one follows soon enough."""
+    """Beats in a thread that ends with the process.
 
-    def __init__(self, client: str, address: str, cadence: Cadence):
-        self._client, self._cadence = client, cadence
-        self._server = JsonClient(address, SERVICE)
-        self._number = 0
+    A beat that is not answered is sent again as ``retry`` says. When that was in vain the ``peer`` is offline, which is said
+    once; from then on its standard health service is asked, once an interval, and beats begin again when it serves.
+    """
+
+    def __init__(self, client: str, peer: str, server: GrpcClient, cadence: Cadence, retry: RetryPolicy | None = GRPC_SEND):
+        self._client, self._peer, self._server, self._cadence = client, peer, server, cadence
+        dice = random.Random(client)  # noqa: S311 - jitter is no secret
+        self._neighbours = Neighbours([peer], self._transport, retry, sleep=self._sleep, dice=dice)
+        self._number, self._tries, self._answered = 0, 0, 0
         self._paused = False
-        self._wake = threading.Event()
-        self._ending = False
+        self._wake, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        #: Names of the neighbours that the server last told to be offline.
+        self.offline: frozenset[str] = frozenset()
+        #: Told after each beat what became of it.
+        self.told: Callable[[dict[str, float]], None] = lambda _: None
 
     def start(self) -> None:
         self._thread.start()
@@ -55,26 +55,45 @@ class HeartbeatSender:
 
     def stop(self) -> None:
         """Send no more; returns when the thread has ended."""
-        self._ending = True
+        self._end.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         self._server.close()
 
     def beat(self) -> bool:
-        """Send one beat; whether it was answered and counts."""
-        self._number += 1
-        message = {"client": self._client, "number": self._number, "paused": self._paused}
+        """Send one beat, or look whether a lost server is back; whether a beat was answered."""
+        if not self._neighbours.is_alive(self._peer):
+            if not self._server.healthy(self._cadence.interval_s):
+                return False
+            self._neighbours.mark_online(self._peer)
+        self._number, self._tries, before = self._number + 1, 0, self._answered
+        self._neighbours.send(self._peer, {"client": self._client, "number": self._number, "paused": self._paused})
+        answered = self._answered > before
+        self.told({"answered_count": answered, "lost_count": not answered, "retries": max(self._tries - 1, 0)})
+        return answered
+
+    def _transport(self, _: str, message: dict[str, Any]) -> None:
+        """One try. Raises ConnectionError."""
+        self._tries += 1
         try:
             answer = self._server.call(BEAT, message, self._cadence.interval_s)
-        except (ConnectionError, ValueError) as error:
-            logger.debug("beat %d is lost: %s", self._number, error)
-            return False
-        logger.debug("beat %d: %s", self._number, answer)
-        return answer.get("counts") is True
+        except ValueError as error:  # it is there, but not what beats are for
+            raise ConnectionError(str(error)) from error
+        self._answered += 1
+        self._hear(frozenset(answer.get("offline", ())))
+
+    def _hear(self, offline: frozenset[str]) -> None:
+        if offline != self.offline:
+            logger.info("neighbours that are offline: %s", ", ".join(sorted(offline)) or "none")
+            self.offline = offline
+
+    def _sleep(self, seconds: float) -> None:
+        self._end.wait(seconds)
 
     def _run(self) -> None:
-        while not self._ending:
+        while not self._end.is_set():
+            due = time.monotonic() + self._cadence.interval_s
             self.beat()
-            self._wake.wait(self._cadence.interval_s)
+            self._wake.wait(max(due - time.monotonic(), 0.0))
             self._wake.clear()

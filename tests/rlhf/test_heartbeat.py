@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.resilience.failure_detector import Cadence, FailureDetector
-from rlhf.resilience.grpc_json import JsonClient
-from rlhf.resilience.heartbeat import BEAT, SERVICE, HeartbeatSender, serve_heartbeats
+from rlhf.resilience.failure_detector import Cadence, FailureDetector, Sighting
+from rlhf.resilience.grpc_client import GrpcClient
+from rlhf.resilience.heartbeat import BEAT, SERVICE, HeartbeatSender
+from rlhf.resilience.heartbeat_server import serve_heartbeats
 from rlhf.resilience.neighbours import Neighbours
+from rlhf.resilience.retry import RetryPolicy
 
 NOMINAL = Cadence()
 
@@ -91,7 +95,7 @@ def test_off_is_not_dead() -> None:
     detector = FailureDetector(NOMINAL, min_clients=1, clock=clock)
     detector.beat("c1", paused=True)
     clock.now += 10_000.0
-    assert detector.check() == [] and detector.is_alive("c1") and detector.enough()
+    assert detector.check() == [] and "c1" in detector.alive() and detector.enough()
     detector.beat("c1")
     clock.now += 91.0
     assert detector.check() == ["c1"] and not detector.enough()
@@ -124,13 +128,57 @@ def _until(what: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_beats_late_by_half_an_interval_are_counted() -> None:
+    """What is heard and what is missed are values, told once; who stands for one of those needed is chosen."""
+    clock = Clock()
+    told: list[str] = []
+    detector = FailureDetector(NOMINAL, min_clients=1, clock=clock, told=told.append)
+    detector.expect("store", counts=False)
+    assert not detector.enough()
+    detector.expect("c1")
+    clock.now += 44.0
+    detector.beat("store")
+    assert detector.sightings() == [Sighting("store", 1, 0), Sighting("c1", 0, 0)]
+    clock.now += 2.0
+    assert detector.sightings() == [Sighting("store", 0, 0), Sighting("c1", 0, 1)]
+    clock.now += 60.0
+    assert [sighting.missed for sighting in detector.sightings()] == [1, 3]
+    assert detector.mark_offline("c1", "refused") and not detector.mark_offline("c1", "again")
+    assert (detector.absence("c1"), detector.offline(), detector.enough()) == ("c1 is offline: refused", ["c1"], False)
+    detector.expect("c1")
+    detector.mark_offline("c1", "refused")
+    detector.beat("c1")
+    assert told == ["c1"] * 3 and detector.absence("c1") == ""
+
+
+def test_a_checker_that_stood_still_blames_nobody() -> None:
+    """Time in which the server itself could hear nothing is nobody's silence."""
+    clock = Clock()
+    detector = FailureDetector(NOMINAL, clock=clock)
+    detector.beat("c1")
+    clock.now += 3600.0
+    detector._forgive(3570.0)
+    assert detector.check() == []
+    clock.now += 61.0
+    assert detector.check() == ["c1"]
+
+
+def _client(address: str) -> GrpcClient:
+    host, _, port = address.rpartition(":")
+    return GrpcClient(lambda timeout_s: socket.create_connection((host, int(port)), timeout_s), SERVICE)
+
+
+def _sender(name: str, address: str, cadence: Cadence) -> HeartbeatSender:
+    return HeartbeatSender(name, "controller", _client(address), cadence, RetryPolicy(attempts=3, base_s=0.01))
+
+
 def test_beats_travel_over_grpc() -> None:
     """A sender's beats arrive; pausing and resuming are heard at once; its silence is found out; a new one is back."""
     fast = Cadence(0.05, 1.0)
     detector = FailureDetector(fast, min_clients=1)
     server, address = serve_heartbeats("127.0.0.1:0", detector)
     detector.start()
-    sender = HeartbeatSender("train0", address, fast)
+    sender = _sender("train0", address, fast)
     sender.start()
     try:
         assert detector.wait_for_enough(60.0)
@@ -140,23 +188,29 @@ def test_beats_travel_over_grpc() -> None:
         _until(lambda: not detector._clients["train0"].paused)
         sender.stop()
         _until(lambda: not detector.enough())
-        again = HeartbeatSender("train0", address, fast)
-        assert again.beat() and detector.enough()
-        again.stop()
+        other = _sender("train1", address, fast)
+        assert other.beat() and other.offline == {"train0"}, "who beats is told who does not"
+        again = _sender("train0", address, fast)
+        assert again.beat() and "train0" in detector.alive()
+        for one in (other, again):
+            one.stop()
     finally:
         detector.stop()
         server.stop(None).wait(60)
 
 
 def test_the_standard_health_service_stands_beside_the_beat() -> None:
-    """grpc.health.v1 says SERVING while the server runs; afterwards beats are lost quietly and the answer is no."""
+    """grpc.health.v1 says SERVING while the server runs, to gRPC's own client too; nonsense is refused with a sentence."""
     detector = FailureDetector(NOMINAL)
     server, address = serve_heartbeats("127.0.0.1:0", detector)
-    client = JsonClient(address, SERVICE)
+    client = _client(address)
     assert client.healthy(30.0)
-    with pytest.raises(ValueError, match="INVALID_ARGUMENT: a beat names its client and its number"):
+    with pytest.raises(ValueError, match="gRPC status 3: a beat names its client and its number"):
         client.call(BEAT, {"client": 3}, 30.0)
+    with pytest.raises(ValueError, match="gRPC status 12"):
+        client.call("Nothing", {}, 30.0)
     raw = grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),))
+    assert health_pb2_grpc.HealthStub(raw).Check(health_pb2.HealthCheckRequest(service=SERVICE)).status == 1
     for body in (b"", b"[]", b"{", b"\xff"):
         with pytest.raises(grpc.RpcError) as caught:
             raw.unary_unary(f"/{SERVICE}/{BEAT}")(body, timeout=30.0)
@@ -168,8 +222,41 @@ def test_the_standard_health_service_stands_beside_the_beat() -> None:
     assert not client.healthy(0.5)
     with pytest.raises(ConnectionError):
         client.call(BEAT, {"client": "c", "number": 1}, 0.5)
-    assert not HeartbeatSender("c", address, Cadence(0.2, 0.6)).beat()
     client.close()
+
+
+def test_a_server_that_is_lost_is_said_once_and_found_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A beat is tried three times; then the server is offline until its health service answers, and beats begin again."""
+    detector = FailureDetector(NOMINAL)
+    server, address = serve_heartbeats("127.0.0.1:0", detector)
+    sender = _sender("c", address, Cadence(5.0, 15.0))
+    figures: list[dict[str, float]] = []
+    sender.told = figures.append
+    assert sender.beat()
+    server.stop(None).wait(60)
+    assert [sender.beat() for _ in range(3)] == [False] * 3
+    assert figures == [
+        {"answered_count": True, "lost_count": False, "retries": 0},
+        {"answered_count": False, "lost_count": True, "retries": 2},
+    ]
+    server, _ = serve_heartbeats(address, detector)
+    assert sender.beat() and detector.alive() == ["c"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1 and warnings[0].startswith("controller is offline: ")
+    sender.stop()
+    server.stop(None).wait(60)
+
+
+@given(answer=st.binary(max_size=200))
+def test_whatever_answers_a_call_ends(answer: bytes) -> None:
+    """Bytes that are no gRPC are a ConnectionError, never a hang and never an answer."""
+    near, far = socket.socketpair()
+    far.sendall(answer)
+    far.shutdown(socket.SHUT_WR)
+    client = GrpcClient(lambda _: near, SERVICE)
+    with pytest.raises(ConnectionError):
+        client.call(BEAT, {"client": "c", "number": 1}, 30.0)
+    far.close()
 
 
 class Peers:
