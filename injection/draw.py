@@ -41,6 +41,8 @@ class Draws:
 
     def component(self, role: str, rank: int | str | None) -> str:
         """A component's name. Raises ImpossibleError where the job has no such rank."""
+        if role == "serving" and self.job.get("rollout_engine") != "served":
+            raise ImpossibleError("there is no serving in this job: its rollout_engine is worker")
         if rank is None:
             return component_name(role, None)
         count = int(self.job[WORKERS_KEY[role]])

@@ -30,7 +30,7 @@ from storage.records import RANKED_ROLES, FaultKind, Role, Stage
 
 Posture = Literal["legacy"]
 Arm = Literal["control", "legacy"]
-Purpose = Literal["rpc", "event", "weights", "reward", "scheduler"]
+Purpose = Literal["rpc", "event", "weights", "reward", "generate", "scheduler"]
 #: The sockets a job has: source role, destination role -> purposes.
 LINKS: dict[tuple[str, str], tuple[str, ...]] = {
     ("controller", "train"): ("rpc", "event"),
@@ -40,6 +40,7 @@ LINKS: dict[tuple[str, str], tuple[str, ...]] = {
     ("train", "metaserver"): ("weights",),
     ("rollout", "metaserver"): ("weights",),
     ("rollout", "reward"): ("reward",),
+    ("rollout", "serving"): ("generate",),
 }
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from rlhf.serving.config import ServingConfig
+
 #: Tokens of the task: ten digits, BOS, SEP, EOS.
 VOCABULARY = 13
 #: Learned positions of the model; a prompt and completion of 13 digits each fit.
@@ -129,6 +131,8 @@ class JobConfig:
     train_workers: int = 2
     rollout_workers: int = 2
     reference_workers: int = 1
+    rollout_engine: str = "worker"
+    """worker: a rollout worker samples itself; served: it has the policy on Ray Serve sample (`serving`), and scores"""
     shard_size: int = 1
     """train ranks over which one replica of the model lies in pieces; 1 = every rank has the whole model"""
     tensor_parallel_size: int = 1
@@ -173,6 +177,7 @@ class JobConfig:
     """disabled: begin at step 0; auto: go on after the latest checkpoint of the job's folder, if it loads"""
     timeouts: Timeouts = field(default_factory=Timeouts)
     posture: Posture = field(default_factory=Posture)
+    serving: ServingConfig = field(default_factory=ServingConfig)
 
     def __post_init__(self) -> None:
         refuse_impossible(self)
@@ -200,6 +205,7 @@ def refuse_impossible(config: JobConfig) -> None:
     """Raises ValueError, in one sentence, for a job that nobody could run."""
     words = {
         "workload": ("grpo", "sft"),
+        "rollout_engine": ("worker", "served"),
         "device": ("cpu", "cuda"),
         "weight_sync": ("metaserver", "disk"),
         "disk_source": ("fresh", "latest"),
@@ -221,6 +227,8 @@ def _refuse_layouts(config: JobConfig) -> None:
         raise ValueError(f"shard_size {config.shard_size} does not divide train_workers {config.train_workers}")
     if config.colocated and (config.shard_size > 1 or config.device != "cpu"):
         raise ValueError("colocated: built for whole models on the CPU (shard_size 1, device cpu)")
+    if config.rollout_engine == "served" and (config.colocated or config.workload != "grpo"):
+        raise ValueError("rollout_engine served: for workload grpo with devices of its own, not colocated")
     needed_mib = max(config.train_memory_mib, config.kv_cache_mib)
     if config.colocated and needed_mib > config.arena_mib:
         raise ValueError(f"arena_mib {config.arena_mib}: a worker alone needs {needed_mib} MiB of the shared device")
@@ -257,7 +265,7 @@ def job_config(data: dict[str, Any]) -> JobConfig:
     unknown = sorted(set(data) - known)
     if unknown:
         raise ValueError(f"unknown job key(s) {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    nested = {"timeouts": Timeouts, "posture": Posture}
+    nested = {"timeouts": Timeouts, "posture": Posture, "serving": ServingConfig}
     values: dict[str, Any] = {}
     for name, value in data.items():
         if name in nested and isinstance(value, dict):

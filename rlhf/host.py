@@ -14,6 +14,8 @@ from typing import Any
 
 #: Between asking an engine to end and killing it. Engines keep nothing that ending must save.
 GRACE_S = 1.0
+#: The service has its ranks ended first.
+GRACES_S = {"serving": 20.0}
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -58,11 +60,12 @@ class Host:
     def stop(self, components: list[str]) -> dict[str, int | None]:
         """End engines: asked to first, killed after a grace. Returns exit codes; None for one that cannot be ended."""
         mine = [self._engines[name] for name in components if name in self._engines]
+        grace_s = max((GRACES_S.get(name, GRACE_S) for name in components), default=GRACE_S)
         for number in (signal.SIGTERM, signal.SIGKILL):
             for engine in mine:
                 self._ask({"stop": engine.component, "signal": int(number)})
             with self._changed:
-                if self._changed.wait_for(lambda: all(engine.exit_code is not None for engine in mine), GRACE_S):
+                if self._changed.wait_for(lambda: all(engine.exit_code is not None for engine in mine), grace_s):
                     break
         return {engine.component: engine.exit_code for engine in mine}
 

@@ -58,6 +58,8 @@ def start(config: JobConfig, scheduler: SchedulerClient, controller: Controller)
     scheduler.submit("services", ["metaserver", "reward"])
     actor = scheduler.submit("actor", ranked(config, Role.TRAIN))
     if config.workload == "grpo":
+        if config.rollout_engine == "served":
+            scheduler.submit("serving", [Role.SERVING])
         scheduler.submit("rollout", ranked(config, Role.ROLLOUT), beside=actor if config.colocated else "")
         scheduler.submit("reference", ranked(config, Role.REFERENCE))
     scheduler.wait_registered()

@@ -202,7 +202,7 @@ def open_hosts(job_dir: Path, ray_address: str | None) -> dict[str, AnyHost]:
 def _preload(components: list[str]) -> str:
     """What a host's template must have imported for the components it carries."""
     roles = {role_and_rank(component)[0] for component in components}
-    return "train" if Role.TRAIN in roles else "torch" if roles & set(RANKED_ROLES) else "none"
+    return "train" if Role.TRAIN in roles else "torch" if roles & {*RANKED_ROLES, Role.SERVING} else "none"
 
 
 def _open_host(name: str, job_dir: Path, ray_address: str | None, preload: str, environment: dict[str, str]) -> AnyHost:

@@ -20,8 +20,12 @@ from rlhf.rpc import CALL, CREATE_ENGINE, Reply
 from rlhf.rpc_server import BadRequestError, RpcServer
 from rlhf.stats import StatsTracker
 from rlhf.topology import role_and_rank
+from storage.records import Role
 
 logger = logging.getLogger(__name__)
+
+#: What a component without an engine listens for.
+PURPOSE_OF = {Role.METASERVER: "weights", Role.REWARD: "reward", Role.SERVING: "generate"}
 
 
 def main(component: str, job_dir: Path) -> None:
@@ -32,10 +36,15 @@ def main(component: str, job_dir: Path) -> None:
     config = load_config(job_dir / "config.json")
     role, rank = role_and_rank(component)
     random.seed(config.seed * 1000 + rank)
-    listener = listen(component, {"metaserver": "weights", "reward": "reward"}.get(role, "rpc"))
-    register(component)
+    listener = listen(component, PURPOSE_OF.get(role, "rpc"))
     logger.info("listening on %s:%d, %s", *listener.getsockname(), options_of(listener))
-    if role in ("metaserver", "reward"):
+    if role == Role.SERVING:
+        from rlhf.serving.component import serve_component
+
+        serve_component(component, config, listener, job_dir)
+        return
+    register(component)
+    if role in (Role.METASERVER, Role.REWARD):
         _serve_store(role, listener)
     else:
         _serve_worker(component, config, listener, job_dir)
@@ -86,7 +95,7 @@ class Dispatch:
         from rlhf import workers
 
         workers.reseed(self._config.seed, self._rank)
-        self._worker = workers.WORKERS[self._role](self._component, self._rank, self._config, self._stats)
+        self._worker = workers.kind_of(self._role, self._config)(self._component, self._rank, self._config, self._stats)
         logger.info("engine of %s created, bound to %s", self._component, name_table()["bind"][self._component])
         return {}, {}
 

@@ -10,7 +10,7 @@ from storage.records import RANKED_ROLES, Role, component_name
 
 #: Hosts a job is laid out on, and the roles each carries.
 HOSTS: dict[str, tuple[Role, ...]] = {
-    "control": (Role.CONTROLLER, Role.SCHEDULER, Role.METASERVER, Role.REWARD),
+    "control": (Role.CONTROLLER, Role.SCHEDULER, Role.METASERVER, Role.REWARD, Role.SERVING),
     "trainers": (Role.TRAIN, Role.REFERENCE),
     "rollouts": (Role.ROLLOUT,),
 }
@@ -19,6 +19,7 @@ PORTS = {
     Role.METASERVER: 8080,
     Role.SCHEDULER: 8081,
     Role.REWARD: 8082,
+    Role.SERVING: 8000,
     Role.TRAIN: 7001,
     Role.ROLLOUT: 7301,
     Role.REFERENCE: 7601,
@@ -28,6 +29,7 @@ PURPOSES = {
     Role.METASERVER: ("weights",),
     Role.SCHEDULER: ("scheduler",),
     Role.REWARD: ("reward",),
+    Role.SERVING: ("generate",),
     Role.TRAIN: ("rpc", "event"),
     Role.ROLLOUT: ("rpc", "event"),
     Role.REFERENCE: ("rpc",),
@@ -42,6 +44,7 @@ def ranked(config: JobConfig, role: Role) -> list[str]:
 def components(config: JobConfig) -> list[str]:
     """Every component of the job."""
     single = [str(role) for role in (Role.CONTROLLER, Role.SCHEDULER, Role.METASERVER, Role.REWARD)]
+    single += [str(Role.SERVING)] if config.rollout_engine == "served" else []
     return single + [name for role in RANKED_ROLES for name in ranked(config, role)]
 
 
@@ -77,6 +80,7 @@ def links(config: JobConfig) -> list[tuple[str, str, str]]:
         *[("controller", name, "event") for name in trains + rollouts],
         *[(name, "metaserver", "weights") for name in trains + rollouts],
         *[(name, "reward", "reward") for name in rollouts],
+        *[(name, "serving", "generate") for name in rollouts if config.rollout_engine == "served"],
     ]
 
 

@@ -19,10 +19,11 @@ from rlhf.engines.reference import ReferenceEngine
 from rlhf.engines.rollout import RolloutEngine
 from rlhf.engines.train import TrainEngine
 from rlhf.errors import InferenceEngineError, TrainEngineError
-from rlhf.links import job_dir, name_table
+from rlhf.links import job_dir, name_table, open_session
 from rlhf.resilience.checkpoint import DamagedCheckpointError
 from rlhf.reward import RewardClient
 from rlhf.rpc import Reply
+from rlhf.serving.client import ServedRolloutEngine
 from rlhf.stats import StatsTracker
 from rlhf.weights import WeightStore
 
@@ -110,11 +111,14 @@ class RolloutWorker:
 
     def __init__(self, component: str, rank: int, config: JobConfig, stats: StatsTracker):
         self._config, self._stats = config, stats
-        self._engine = RolloutEngine(config, rank)
+        self._engine = self._open_engine(component, rank)
         self._device = RolloutDevice(component, config, stats)
         self._store = WeightStore(component, config)
         self._disk = DiskWeights(job_dir(), config)
         self._reward = RewardClient(component, config)
+
+    def _open_engine(self, _: str, rank: int) -> RolloutEngine | ServedRolloutEngine:
+        return RolloutEngine(self._config, rank)
 
     def initialize(self, _: Tensors) -> Reply:
         return {}, {}
@@ -138,13 +142,38 @@ class RolloutWorker:
 
     def generate(self, tensors: Tensors, step: int) -> Reply:
         self._reward.step = step
-        try:
-            with self._device.cache_memory() as self._engine.model.cache_memory:
-                batch = self._engine.generate(DistributedBatchMemory(tensors), step, self._reward.score)
-        except ArenaOutOfMemoryError as error:
-            raise InferenceEngineError("RolloutError", str(error)) from error
+        batch = self._sample(DistributedBatchMemory(tensors), step)
         self._stats.scalar("rollout", step, batch_samples=len(batch), weights_version=self._engine.version)
         return {}, batch.state()
+
+    def _sample(self, prompts: DistributedBatchMemory, step: int) -> DistributedBatchMemory:
+        assert isinstance(self._engine, RolloutEngine)
+        try:
+            with self._device.cache_memory() as self._engine.model.cache_memory:
+                return self._engine.generate(prompts, step, self._reward.score)
+        except ArenaOutOfMemoryError as error:
+            raise InferenceEngineError("RolloutError", str(error)) from error
+
+
+class ServedRolloutWorker(RolloutWorker):
+    """Has the policy's service sample in its place: takes the weights there, sees that they are those that answer, scores."""
+
+    def _open_engine(self, component: str, rank: int) -> ServedRolloutEngine:
+        self._rank = rank
+        return ServedRolloutEngine(self._config, "http://serving", open_session(component, "serving", "generate"))
+
+    def initialize(self, _: Tensors) -> Reply:
+        """The service answers, and its ranks have met."""
+        assert isinstance(self._engine, ServedRolloutEngine)
+        return {"ranks": len(self._engine.members(self._config.timeout_s("init")))}, {}
+
+    def _sample(self, prompts: DistributedBatchMemory, step: int) -> DistributedBatchMemory:
+        loaded = self._engine.version
+        batch = self._engine.generate(prompts, step, self._reward.score, stream=self._rank)
+        if self._engine.version != loaded:
+            answered, self._engine.version = self._engine.version, loaded
+            raise InferenceEngineError("RolloutError", f"served by weights of version {answered}, not {loaded}")
+        return batch
 
 
 class ReferenceWorker:
@@ -171,6 +200,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     "rollout": ("initialize", "update_weights", "update_weights_from_disk", "generate"),
     "reference": ("initialize", "compute_logprobs"),
 }
+
+
+def kind_of(role: str, config: JobConfig) -> Any:
+    """The class of a role's workers in this job."""
+    return ServedRolloutWorker if role == "rollout" and config.rollout_engine == "served" else WORKERS[role]
 
 
 def reseed(seed: int, rank: int) -> None:

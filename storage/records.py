@@ -55,6 +55,7 @@ class Role(StrEnum):
     SCHEDULER = "scheduler"
     METASERVER = "metaserver"
     REWARD = "reward"
+    SERVING = "serving"
     REFERENCE = "reference"
     TRAIN = "train"
     ROLLOUT = "rollout"

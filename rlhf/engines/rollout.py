@@ -48,12 +48,13 @@ class RolloutEngine:
             parameter.copy_(tensors[name])
         self.version = version
 
-    def generate(self, prompts: DistributedBatchMemory, step: int, score: Score) -> DistributedBatchMemory:
+    def generate(self, prompts: DistributedBatchMemory, step: int, score: Score, stream: int = 0) -> DistributedBatchMemory:
         """Sample `samples_per_prompt` completions of each prompt and have them scored (one call of `score` with all texts).
 
-        The same seed, rank, step, weights and prompts give the same samples. What torch raises for want of memory passes.
+        The same seed, rank, step, stream, weights and prompts give the same samples; who samples more than one share of a
+        step numbers them by `stream`. What torch raises for want of memory passes.
         """
-        generator = torch.Generator().manual_seed(_stream(self.config.seed, self.rank, step))
+        generator = torch.Generator().manual_seed(_stream(self.config.seed, self.rank, step, stream))
         size = self.config.rollout_microbatch_prompts
         parts = [
             self._sample(prompts.rows(slice(start, start + size)), generator) for start in range(0, max(len(prompts), 1), size)

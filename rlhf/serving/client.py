@@ -1,7 +1,11 @@
-"""The served policy in the place of a rollout engine: the same calls, answered over HTTP."""
+"""The served policy in the place of a rollout engine: the same calls, answered over HTTP.
+
+A worker of the job has it over its own link (`session`); anybody else by its URL.
+"""
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import requests
@@ -20,10 +24,10 @@ from rlhf.serving import protocol
 class ServedRolloutEngine:
     """As `rlhf.engines.rollout.RolloutEngine`; `version` is that of the weights the last answer came from."""
 
-    def __init__(self, config: JobConfig, url: str):
+    def __init__(self, config: JobConfig, url: str, session: requests.Session | None = None):
         self.config, self.url = config, url.rstrip("/")
         self.version = -1
-        self._session = requests.Session()
+        self._session = session or requests.Session()
         self._session.trust_env = False
 
     def members(self, timeout_s: float) -> list[dict[str, Any]]:
@@ -37,9 +41,9 @@ class ServedRolloutEngine:
         answer = self._ask("PUT", protocol.WEIGHTS, body, timeout_s, "UpdateWeightError")
         self.version = int(answer.json()["version"])
 
-    def generate(self, prompts: DistributedBatchMemory, step: int, score: Score) -> DistributedBatchMemory:
-        """Samples of each prompt, scored here. Raises InferenceEngineError (RolloutError)."""
-        body, timeout_s = wire.encode({"step": step}, prompts.state()), self.config.timeout_s("rollout")
+    def generate(self, prompts: DistributedBatchMemory, step: int, score: Score, stream: int = 0) -> DistributedBatchMemory:
+        """Samples of each prompt, scored here; `stream` as of a RolloutEngine. Raises InferenceEngineError (RolloutError)."""
+        body, timeout_s = wire.encode({"step": step, "stream": stream}, prompts.state()), self.config.timeout_s("rollout")
         answer = self._ask("POST", protocol.GENERATE, body, timeout_s, "RolloutError")
         meta, tensors = wire.decode(answer.content)
         batch = DistributedBatchMemory(tensors)
@@ -51,7 +55,7 @@ class ServedRolloutEngine:
         return batch
 
     def _ask(self, method: str, path: str, body: bytes, timeout_s: float, sub_error: str) -> requests.Response:
-        headers = {"content-type": protocol.TENSORS}
+        headers = {"content-type": protocol.TENSORS, protocol.REQUEST_ID: uuid.uuid4().hex[:16]}
         try:
             answer = self._session.request(method, f"{self.url}{path}", data=body, headers=headers, timeout=timeout_s)
         except requests.RequestException as error:

@@ -18,6 +18,8 @@ class ServingConfig:
     rank_source: str = "given"
     cpus_per_rank: float = 0.5
     cpus_of_entry: float = 0.25
+    host: str = ""
+    """the host whose Ray node must carry the ranks; empty = any that has the CPU"""
     deploy_s: float = 90.0
     """until every replica runs, its constructor included"""
     rendezvous_s: float = 30.0

@@ -1,15 +1,20 @@
-"""The entry of the application: HTTP in, the ranks behind it. It gives out seats, forms the group and forms it anew."""
+"""The entry of the application: HTTP in, the ranks behind it. It gives out seats, forms the group and forms it anew.
+
+It is a deployment like the ranks, or an object in the process of a job's component `serving` (`rlhf/serving/component.py`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from rlhf import wire
 from rlhf.batch import DistributedBatchMemory
@@ -24,11 +29,24 @@ from rlhf.serving.seats import give_out
 
 logger = logging.getLogger(__name__)
 
-BAD_REQUEST, NOT_FOUND, UNAVAILABLE = 400, 404, 503
+OK, BAD_REQUEST, NOT_FOUND, UNAVAILABLE = 200, 400, 404, 503
 
 
 class BadRequestError(Exception):
     """The request makes no sense; the text says why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of the entry, whoever carries it."""
+
+    status: int
+    content: bytes
+    kind: str = "application/json"
+
+
+#: Reads a request's body. Raises BadRequestError when it is larger than the limit.
+Read = Callable[[], Awaitable[bytes]]
 
 
 class Entry:
@@ -43,21 +61,32 @@ class Entry:
         self._members: list[dict[str, Any]] = []
         self._silent: set[int] = set()
         self._one = asyncio.Lock()
-        self._routes: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
+        self._routes: dict[tuple[str, str], Callable[[str, bytes], Awaitable[Answer]]] = {
             ("POST", protocol.GENERATE): self._generate,
             ("PUT", protocol.WEIGHTS): self._load,
             ("GET", protocol.HEALTH): self._health,
         }
 
     async def __call__(self, request: Request) -> Response:
+        """As a deployment: what Serve's proxy passes on."""
+
+        async def read() -> bytes:
+            return await body_of(request.stream())
+
+        answer = await self.answer(request.method, request.url.path, request.headers.get("content-type", ""), read)
+        return Response(answer.content, answer.status, media_type=answer.kind)
+
+    async def answer(self, method: str, path: str, kind: str, read: Read) -> Answer:
         """Answer, always within `request_s`: 400 for a request that makes no sense, 503 with the first cause otherwise."""
-        route = self._routes.get((request.method, request.url.path))
+        route = self._routes.get((method, path))
         if route is None:
             known = ", ".join(" ".join(pair) for pair in self._routes)
-            return _told(NOT_FOUND, f"no {request.method} {request.url.path}; there is {known}")
+            return _told(NOT_FOUND, f"no {method} {path}; there is {known}")
         try:
-            async with asyncio.timeout(self._serving.request_s), self._one:
-                return await route(request)
+            async with asyncio.timeout(self._serving.request_s):
+                body = await read()
+                async with self._one:
+                    return await route(kind, body)
         except BadRequestError as error:
             return _told(BAD_REQUEST, str(error))
         except TimeoutError:
@@ -70,32 +99,34 @@ class Entry:
             logger.exception("request failed")
             return _told(UNAVAILABLE, sentence(error))
 
-    async def _generate(self, request: Request) -> Response:
-        body = await _body(request)
+    async def _generate(self, kind: str, body: bytes) -> Answer:
         try:
-            ask = protocol.read(request.headers.get("content-type", ""), body, self._config)
+            ask = protocol.read(kind, body, self._config)
         except ValueError as error:
             raise BadRequestError(str(error)) from error
-        batch, version = await self._sample(ask.prompts, ask.step)
-        content, kind = protocol.write(ask, batch, version, self._config)
-        return Response(content, media_type=kind)
+        batch, version = await self._sample(ask)
+        return Answer(OK, *protocol.write(ask, batch, version, self._config))
 
-    async def _sample(self, prompts: DistributedBatchMemory, step: int) -> tuple[DistributedBatchMemory, int]:
+    async def _sample(self, ask: protocol.Ask) -> tuple[DistributedBatchMemory, int]:
         """Samples of all ranks, each of its share of the prompts, in the order of the prompts; and the weights' version."""
         members = await self._formed()
-        shares = prompts.split(len(members))
-        answers = await self._all("generate", [(wire.encode({"step": step}, share.state()),) for share in shares])
-        decoded = [wire.decode(answer) for answer in answers]
+        meta = {"step": ask.step, "stream": ask.stream}
+        shares = [(wire.encode(meta, share.state()),) for share in ask.prompts.split(len(members))]
+        decoded = [wire.decode(answer) for answer in await self._all("generate", shares)]
         return DistributedBatchMemory.concat([DistributedBatchMemory(part) for _, part in decoded]), decoded[0][0]["version"]
 
-    async def _load(self, request: Request) -> Response:
-        """Weights go to rank 0, which refuses them whole or takes them, and from there to the others."""
-        body = await _body(request)
+    async def _load(self, _: str, body: bytes) -> Answer:
+        """Weights go to rank 0, which refuses them whole or takes them, and from there to the others; held ones go nowhere."""
         try:
-            protocol.version_of(wire.decode(body)[0])
+            version = protocol.version_of(wire.decode(body)[0])
         except ValueError as error:
             raise BadRequestError(str(error)) from error
         members = await self._formed()
+        if any(member["version"] != version for member in members):
+            await self._spread(body, members)
+        return _json({"version": members[0]["version"]})
+
+    async def _spread(self, body: bytes, members: list[dict[str, Any]]) -> None:
         try:
             await self._ranks[0].load.remote(body)
         except Exception as error:
@@ -105,11 +136,15 @@ class Entry:
         versions = await self._all("spread", [(0,)] * len(members))
         for member, version in zip(members, versions, strict=True):
             member["version"] = version
-        return JSONResponse({"version": versions[0]})
 
-    async def _health(self, _: Request) -> Response:
+    async def members(self) -> list[dict[str, Any]]:
+        """Rank, device, version and pid of each replica, by rank. Raises what keeps them from meeting."""
+        async with asyncio.timeout(self._serving.request_s), self._one:
+            return await self._formed()
+
+    async def _health(self, _: str, __: bytes) -> Answer:
         """Who is who, forming the group if there is none."""
-        return JSONResponse({"members": await self._formed(), "groups": self._groups})
+        return _json({"members": await self._formed(), "groups": self._groups})
 
     async def _formed(self) -> list[dict[str, Any]]:
         """The members, by rank; a group is formed if there is none: seats by where the replicas run."""
@@ -133,10 +168,10 @@ class Entry:
         return list(await asyncio.gather(*(call(number, given) for number, given in enumerate(arguments))))
 
 
-async def _body(request: Request) -> bytes:
-    """The body. Raises BadRequestError when it is larger than the limit."""
+async def body_of(stream: AsyncIterable[bytes]) -> bytes:
+    """A body from its parts. Raises BadRequestError when it is larger than the limit."""
     parts, size = [], 0
-    async for part in request.stream():
+    async for part in stream:
         size += len(part)
         if size > protocol.BODY_LIMIT_BYTES:
             raise BadRequestError(f"a request has at most {protocol.BODY_LIMIT_BYTES} bytes")
@@ -144,5 +179,9 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _told(status: int, text: str) -> Response:
-    return JSONResponse({"error": text}, status_code=status)
+def _json(values: dict[str, Any]) -> Answer:
+    return Answer(OK, json.dumps(values).encode())
+
+
+def _told(status: int, text: str) -> Answer:
+    return Answer(status, json.dumps({"error": text}).encode())

@@ -16,6 +16,7 @@ from rlhf.config import VOCABULARY, JobConfig
 from rlhf.prompts import text_of
 from rlhf.task import prompt_length
 
+REQUEST_ID = "X-Request-Id"
 GENERATE, WEIGHTS, HEALTH = "/generate", "/weights", "/health"
 #: A body of tensors (`rlhf.wire`); anything else is JSON.
 TENSORS = "application/octet-stream"
@@ -24,11 +25,15 @@ BODY_LIMIT_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Ask:
-    """A request for samples; `texts` are the prompts of one asked in JSON, None of one asked in tensors."""
+    """A request for samples; `texts` are the prompts of one asked in JSON, None of one asked in tensors.
+
+    `stream` numbers those who ask for shares of the same step, so that each is sampled with random numbers of its own.
+    """
 
     prompts: DistributedBatchMemory
     step: int
     texts: list[str] | None
+    stream: int = 0
 
 
 def read(kind: str, body: bytes, config: JobConfig) -> Ask:
@@ -73,7 +78,7 @@ def of_tensors(meta: dict[str, Any], tensors: dict[str, Tensor], config: JobConf
         if n and not 0 <= int(tensors[name].min()) <= int(tensors[name].max()) < limit:
             raise ValueError(f"{name} must lie in 0..{limit - 1}")
     kept = {name: tensors[name] for name in ("prompt_ids", "prompt_mask", "group_id")}
-    return Ask(DistributedBatchMemory(kept), _whole("step", meta.get("step")), None)
+    return Ask(DistributedBatchMemory(kept), _whole("step", meta.get("step")), None, _whole("stream", meta.get("stream", 0)))
 
 
 def samples_of(prompts: list[str], batch: DistributedBatchMemory, config: JobConfig) -> list[dict[str, Any]]:

@@ -74,7 +74,7 @@ class PolicyRank:
         engine = self._formed()
         group.agree(engine.version)
         meta, prompts = wire.decode(message)
-        batch = engine.generate(DistributedBatchMemory(prompts), int(meta["step"]), _unscored)
+        batch = engine.generate(DistributedBatchMemory(prompts), int(meta["step"]), _unscored, int(meta["stream"]))
         return wire.encode({"version": engine.version}, batch.state())
 
     def _formed(self) -> RolloutEngine:
