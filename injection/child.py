@@ -30,16 +30,20 @@ ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 if os.getppid() != int(sys.argv.pop(1)):
     sys.exit(1)
 os.setsid()
+os.close(int(sys.argv[0].rsplit("/", 1)[1]))
 """
 
 
 class Child:
-    """A running program; `arguments` are its command line. Raises RefusedError, with its last words, if it does not come up."""
+    """A running program; `arguments` are its command line. Raises RefusedError, with its last words, if it does not come up.
 
-    def __init__(self, program: str, *arguments: object) -> None:
+    `packages`: it may import what is installed.
+    """
+
+    def __init__(self, program: str, *arguments: object, packages: bool = False) -> None:
         text = os.memfd_create("", 0)
         os.write(text, (PRELUDE + (PROGRAMS / f"{program}.py").read_text()).encode())
-        argv = ["python3", "-S", "-E", f"/proc/self/fd/{text}", str(os.getpid()), *map(str, arguments)]
+        argv = ["python3", *([] if packages else ["-S"]), "-E", f"/proc/self/fd/{text}", str(os.getpid()), *map(str, arguments)]
         mark = {strays.MARK: os.environ[strays.MARK]} if strays.MARK in os.environ else {}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from injection import magnitude
-from injection.registry import parameter_problem
+from injection.registry import parameter_problem, worded
 from injection.scenario import FaultSpec, Process, Scenario, TargetSpec, UntilSpec
 from storage.records import FaultKind, component_name
 
@@ -94,7 +94,8 @@ def _fault(spec: FaultSpec, draws: Draws, timeout_s: Callable[[str], float], sha
     def number(name: str, value: float | str) -> float:
         return magnitude.evaluate(value, name.rsplit("_", 1)[-1], timeout_s, shard_bytes)
 
-    params = {name: number(name, value) for name, value in spec.params.items()}
+    words = worded(spec.kind)
+    params = {name: value if name in words else number(name, value) for name, value in spec.params.items()}
     problem = parameter_problem(spec.kind, params)
     if problem:
         raise ImpossibleError(f"{spec.id}.params.{problem}")

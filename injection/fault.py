@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from injection.target import LiveLink, LiveProcess
@@ -33,12 +34,16 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Context:
-    """What a fault acts on and by which means. `proxy_api` is `host:port` where a proxy stands, else empty."""
+    """What a fault acts on and by which means.
+
+    `proxy_api` is `host:port` where a proxy stands, else empty; `job` is the job's folder.
+    """
 
     target: LiveProcess | LiveLink
     backend: str
     ask: Ask
     proxy_api: str = ""
+    job: Path = Path()
 
     def process(self) -> LiveProcess:
         """The target as a process. Raises RefusedError where it is a link."""

@@ -146,7 +146,7 @@ class Hand:
         # In every arm, the control included: so contention for the core is all that differs.
         if self._entry["target"].get("pin") and isinstance(target, LiveProcess):
             procfs.pin(target.who, max(os.sched_getaffinity(target.who.pid)))
-        fault = make_fault(kind, self._entry["params"], Context(target, backend, self._probe.ask, shop.proxy_api))
+        fault = make_fault(kind, self._entry["params"], Context(target, backend, self._probe.ask, shop.proxy_api, shop.site.job))
         self._record = journal.new_record(shop.run_id, self.id, kind, backend, shop.lease_s)
         fault.arm()
         self._record = replace(self._record, undo=fault.undo())

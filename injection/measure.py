@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from injection import procfs
+from injection.measure_memory import device_memory, machine_memory, memory_group
 from injection.procfs import Identity
 
 SAMPLE_S = 0.02
@@ -89,6 +90,9 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "process_state": process_state,
     "cpu_share": cpu_share,
     "address_space": address_space,
+    "machine_memory": machine_memory,
+    "memory_group": memory_group,
+    "device_memory": device_memory,
     "link_rate": link_rate,
     "request_rate": request_rate,
     "link_wait": link_wait,

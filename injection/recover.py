@@ -85,6 +85,7 @@ def _undo(folder: Path, record: Record) -> tuple[str, str]:
     if record.pid_namespace != procfs.namespace_inode("self", "pid"):
         if procfs.pid_namespace_lives(record.pid_namespace):
             return "stuck", "its virtual cluster is still up; the fault goes when that ends"
-        return "gone", "its virtual cluster has ended"
+        if not record.undo.get("outlives"):  # what is the machine's, such as a control group, is still there
+            return "gone", "its virtual cluster has ended"
     after, _ = revert_record(folder, record)
     return ("reverted", "") if after.state == State.REVERTED else ("stuck", after.reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -12,6 +12,8 @@ from injection.faults.cpu_contention import CpuContention
 from injection.faults.memory_pressure import MemoryPressure
 from injection.faults.network_bandwidth import NetworkBandwidth
 from injection.faults.network_delay import NetworkDelay
+from injection.faults.network_loss import NetworkLoss
+from injection.faults.network_partition import NetworkPartition
 from injection.faults.network_reset import NetworkReset
 from injection.faults.noop import Noop
 from injection.faults.process_kill import ProcessKill
@@ -26,6 +28,8 @@ FAULTS: dict[FaultKind, Any] = {
     FaultKind.MEMORY_PRESSURE: MemoryPressure,
     FaultKind.NETWORK_BANDWIDTH: NetworkBandwidth,
     FaultKind.NETWORK_DELAY: NetworkDelay,
+    FaultKind.NETWORK_LOSS: NetworkLoss,
+    FaultKind.NETWORK_PARTITION: NetworkPartition,
     FaultKind.NETWORK_RESET: NetworkReset,
 }
 
@@ -38,6 +42,8 @@ TARGETS: dict[FaultKind, tuple[str, ...]] = {
     FaultKind.MEMORY_PRESSURE: ("process",),
     FaultKind.NETWORK_BANDWIDTH: ("link",),
     FaultKind.NETWORK_DELAY: ("link",),
+    FaultKind.NETWORK_LOSS: ("link",),
+    FaultKind.NETWORK_PARTITION: ("link",),
     FaultKind.NETWORK_RESET: ("link",),
 }
 
@@ -52,6 +58,12 @@ def parameter_problem(kind: str, params: dict[str, Any]) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def worded(kind: str) -> set[str]:
+    """The parameters of a kind that take a word out of a few, and not a number."""
+    known = FAULTS[FaultKind(kind)].parameters
+    return {name for name, type_ in get_type_hints(known).items() if get_origin(type_) is Literal}
 
 
 def make_fault(kind: str, params: dict[str, Any], ctx: Context) -> Fault:

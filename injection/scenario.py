@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from injection import magnitude
 from injection.marks import Lines, ScenarioError, line_of, read_yaml
-from injection.registry import FAULTS, TARGETS, parameter_problem
+from injection.registry import FAULTS, TARGETS, parameter_problem, worded
 from storage.records import RANKED_ROLES, FaultKind, Role, Stage
 
 Posture = Literal["legacy"]
@@ -199,12 +199,12 @@ def _check_params(kind: FaultKind, params: dict[str, Any]) -> None:
     for name, value in params.items():
         if name not in known:
             raise _refuse(f"unknown parameter of {kind}; allowed: {', '.join(known) or 'none'}", f"params.{name}")
-        if isinstance(value, str):
+        if isinstance(value, str) and name not in worded(kind):
             try:
                 magnitude.parse(value)
             except ValueError as error:
                 raise _refuse(str(error), f"params.{name}") from error
-    if any(isinstance(value, str) for value in params.values()):
+    if any(isinstance(value, str) and name not in worded(kind) for name, value in params.items()):
         return
     problem = parameter_problem(kind, params)
     if problem:

@@ -63,6 +63,11 @@ class Site:
     addresses: Path
     protected: frozenset[int] = frozenset()
 
+    @property
+    def job(self) -> Path:
+        """The job's folder."""
+        return self.addresses.parent
+
     def registrations(self) -> dict[str, Registration]:
         """Who has registered so far. Files appear whole (atomic rename), so a torn one is an error."""
         found = (json.loads(path.read_text()) for path in sorted(self.registry.glob("*.json")))

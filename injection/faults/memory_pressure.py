@@ -1,90 +1,81 @@
-"""A process runs out of memory: its address space may grow by so much and no more (RLIMIT_AS), from outside.
-
-The next allocation beyond it fails with the very error an exhausted machine gives (ENOMEM); the process lives.
-"""
+"""Memory runs out: of one process, of a group with one process in it, of the machine, or of a shared device."""
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from injection import procfs
-from injection.fault import Ask, Context, Measurement, RefusedError, StuckError, Undo
-from injection.procfs import Identity
+from injection.fault import Ask, Context, Measurement, RefusedError, Undo
+from injection.memory.address_space import AddressSpace
+from injection.memory.device import Device
+from injection.memory.group import OwnGroup
+from injection.memory.machine import Machine
+from injection.memory.pressure import MIB, Pressure
 
-MIB = 1 << 20
+WAYS: dict[str, Any] = {"process": AddressSpace, "group": OwnGroup, "machine": Machine, "device": Device}
+Mib = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class Params:
-    """`headroom_mib`: how much the process may still grow, in MiB of address space."""
+    """`headroom_mib` is what is left in the end, `ramp_mib_per_s` how fast it comes to that (0 = at once).
 
-    headroom_mib: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+    `where`: process: the next allocation beyond it fails (address space, RLIMIT_AS); group: the kernel kills the process
+    (a memory group of its own, filled with `ballast_mib` besides); group-or-process: the first where groups can be made, else
+    the second, and the state read back says which; machine: less is available to everybody; device: a co-tenant has the rest.
+    """
+
+    headroom_mib: Mib
+    where: Literal["process", "group", "group-or-process", "machine", "device"] = "process"
+    ramp_mib_per_s: Mib = 0.0
+    ballast_mib: Mib = 0.0
 
 
 class MemoryPressure:
-    """prlimit on the living process."""
+    """One of the ways; the undo record names it."""
 
     parameters = Params
 
     def __init__(self, ctx: Context, params: Params) -> None:
-        self._ctx = ctx
-        self._params = params
-        self._target = ctx.process()
-        self._ours = 0
+        pressure = Pressure(int(params.headroom_mib * MIB), params.ramp_mib_per_s * MIB, int(params.ballast_mib * MIB))
+        self._ways = [(name, WAYS[name](ctx, pressure)) for name in params.where.split("-or-")]
 
     def arm(self) -> None:
-        """Try the right to do it, by reading."""
-        try:
-            resource.prlimit(self._target.who.pid, resource.RLIMIT_AS)
-        except PermissionError as error:
-            raise RefusedError(f"not permitted to limit the memory of {self._target.component}") from error
+        """Prepare the first way that can be gone. Raises RefusedError of the last."""
+        while True:
+            try:
+                self._ways[0][1].arm()
+            except RefusedError:
+                if len(self._ways) == 1:
+                    raise
+                del self._ways[0]
+            else:
+                return
 
     def undo(self) -> Undo:
-        """Prior soft limit, and the one that will be ours (size now + headroom), in bytes; -1 = unlimited."""
-        pid = self._target.who.pid
-        prior, _ = resource.prlimit(pid, resource.RLIMIT_AS)
-        self._ours = procfs.vm_size_bytes(pid) + int(self._params.headroom_mib * MIB)
-        return {"pid": pid, "start_ticks": self._target.who.start_ticks, "prior_bytes": prior, "ours_bytes": self._ours}
+        """The way, and what it needs."""
+        name, way = self._ways[0]
+        return {"where": name, **way.undo()}
 
     def apply(self) -> dict[str, Any]:
-        """Lower the soft limit; the hard one stays, or it could not be raised again."""
-        self._target.check()
-        pid = self._target.who.pid
-        prior, hard = resource.prlimit(pid, resource.RLIMIT_AS)
-        if prior != resource.RLIM_INFINITY and prior <= self._ours:
-            raise RefusedError(f"{self._target.component} already has a tighter limit of {prior} bytes")
-        resource.prlimit(pid, resource.RLIMIT_AS, (self._ours, hard))
-        return {"limit_bytes": resource.prlimit(pid, resource.RLIMIT_AS)[0]}
+        """As the way does; tells which it is."""
+        name, way = self._ways[0]
+        return {"where": name, **way.apply()}
 
     def verify(self) -> Measurement:
-        """Another process reads the limit as the kernel prints it, and that the process has not outgrown it."""
-        who = self._target.who
-        found = self._ctx.ask("address_space", {"pid": who.pid, "start_ticks": who.start_ticks})
-        held = found["alive"] and found["limit_bytes"] == self._ours and found["vm_size_bytes"] <= self._ours
-        headroom = {"headroom_bytes": found["limit_bytes"] - found["vm_size_bytes"]} if found["alive"] else {}
-        return Measurement(ok=held, probe="address space and its limit", measured={**found, **headroom})
+        """As the way does."""
+        found: Measurement = self._ways[0][1].verify()
+        return found
 
     @staticmethod
     def revert(undo: Undo) -> None:
-        """Put the prior soft limit back, if the one in force is ours."""
-        if not Identity(undo["pid"], undo["start_ticks"]).alive():
-            return
-        try:
-            now, hard = resource.prlimit(undo["pid"], resource.RLIMIT_AS)
-            if now == undo["ours_bytes"]:
-                resource.prlimit(undo["pid"], resource.RLIMIT_AS, (undo["prior_bytes"], hard))
-        except ProcessLookupError:
-            return
-        except (PermissionError, ValueError) as error:
-            raise StuckError(f"the memory limit of process {undo['pid']} could not be restored: {error}") from error
+        """As the way does."""
+        WAYS[undo["where"]].revert(undo)
 
     @staticmethod
     def gone(undo: Undo, ask: Ask) -> Measurement:
-        """Another process reads a limit that is not ours (or finds the process dead)."""
-        found = ask("address_space", {"pid": undo["pid"], "start_ticks": undo["start_ticks"]})
-        free = not found["alive"] or found["limit_bytes"] != undo["ours_bytes"]
-        return Measurement(ok=free, probe="address space and its limit", measured=found)
+        """As the way does."""
+        found: Measurement = WAYS[undo["where"]].gone(undo, ask)
+        return found
