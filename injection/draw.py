@@ -9,7 +9,9 @@ from typing import Any
 
 from injection import magnitude
 from injection.registry import parameter_problem, worded
-from injection.scenario import FaultSpec, Process, Scenario, TargetSpec, UntilSpec
+from injection.scenario import ErrorSpec, FaultSpec, Scenario, TargetSpec, is_control
+from injection.strict import Process
+from injection.when import AfterSpec, AllSpec, AnySpec, EverySpec, FigureSpec, OnceSpec, PointSpec, UntilSpec
 from storage.records import FaultKind, component_name
 
 WORKERS_KEY = {"train": "train_workers", "rollout": "rollout_workers", "reference": "reference_workers"}
@@ -46,6 +48,8 @@ class Draws:
         if rank is None:
             return component_name(role, None)
         count = int(self.job[WORKERS_KEY[role]])
+        if not count:
+            raise ImpossibleError(f"there is no {role} worker in this job")
         if rank == "draw":
             return component_name(role, self._once(("rank", role), 0, count - 1))
         if int(rank) >= count:
@@ -72,54 +76,91 @@ def resolve(
     return [_fault(spec, draws, timeout_s, shard_bytes, arm) for spec in scenario.faults]
 
 
-def resolve_expected(scenario: Scenario, faults: list[dict[str, Any]]) -> dict[str, Any]:
-    """`expected` of a plan: the root's component is the target of its fault (of a link, the source); empty = no claim."""
-    if scenario.expected is None:
+def resolve_expected(scenario: Scenario, faults: list[dict[str, Any]], arm: str) -> dict[str, Any]:
+    """`expected` of a plan: the root's component is the target of its fault (of a link, the source); empty = no claim.
+
+    Besides the root there is `error`, or `survives: true`, or neither where the scenario claims nothing of this arm.
+    """
+    if scenario.expected is None or is_control(arm):
         return {}
     root = next(fault for fault in faults if fault["id"] == scenario.expected.root.fault)
     target = root["target"]
     component = target["component"] if target["type"] == "process" else target["src"]
     expected: dict[str, Any] = {"root": {"stage": str(scenario.expected.root.stage), "component": component}}
-    if scenario.expected.error:
-        expected["error"] = scenario.expected.error.model_dump(mode="json")
+    claim = scenario.expected.arms.get(arm)
+    if isinstance(claim, ErrorSpec):
+        expected["error"] = claim.model_dump(mode="json")
+    elif claim:
+        expected["survives"] = True
     return expected
 
 
 def _fault(spec: FaultSpec, draws: Draws, timeout_s: Callable[[str], float], shard_bytes: float, arm: str) -> dict[str, Any]:
-    step = draws.step(spec.trigger.step, spec.trigger.steps_later)
-    target = _target(spec.target, draws)
-    if spec.kind == FaultKind.CPU_CONTENTION:
-        target["pin"] = True  # in every arm: the target keeps to one core, so that contention is all that differs
-
     def number(name: str, value: float | str) -> float:
         return magnitude.evaluate(value, name.rsplit("_", 1)[-1], timeout_s, shard_bytes)
 
+    trigger = _condition(spec.trigger, draws) | {"after_s": float(number("after_s", spec.trigger.after_s))}
+    target = _target(spec.target, draws)
+    if spec.kind == FaultKind.CPU_CONTENTION:
+        target["pin"] = True  # in every arm: the target keeps to one core, so that contention is all that differs
     words = worded(spec.kind)
     params = {name: value if name in words else number(name, value) for name, value in spec.params.items()}
     problem = parameter_problem(spec.kind, params)
     if problem:
         raise ImpossibleError(f"{spec.id}.params.{problem}")
-    control = arm == "control"
+    control = is_control(arm)
     return {
         "id": spec.id,
         "kind": str(FaultKind.NOOP if control else spec.kind),
         "params": {} if control else params,
         "target": target,
-        "trigger": {
-            "step": step,
-            "stage": str(spec.trigger.stage),
-            "when": spec.trigger.when,
-            "after_s": float(number("after_s", spec.trigger.after_s)),
-        },
-        "until": _until(spec.until, step, number),
+        "trigger": trigger,
+        "until": _until(spec.until, draws, number),
     }
 
 
-def _until(spec: UntilSpec, step: int, number: Callable[[str, float | str], float]) -> dict[str, Any]:
+def _condition(spec: Any, draws: Draws) -> dict[str, Any]:
+    """A trigger's words as they stand in a plan (`injection.trigger.condition` reads them)."""
+    match spec:
+        case PointSpec():
+            return _point(spec, draws)
+        case FigureSpec():
+            bound = {"below": spec.below} if spec.below is not None else {"above": spec.above}
+            stage = {"stage": str(spec.stage)} if spec.stage else {}
+            return {"metric": spec.metric, **bound, **stage, **_who(spec.role, spec.rank, draws)}
+        case AllSpec():
+            return {"all": [_condition(part, draws) for part in spec.parts]}
+        case AnySpec():
+            return {"any": [_condition(part, draws) for part in spec.parts]}
+        case AfterSpec():
+            return {"after": _condition(spec.after, draws), "then": _condition(spec.then, draws)}
+        case OnceSpec():
+            return {"once": _condition(spec.once, draws)}
+        case EverySpec():
+            return {"every": spec.every, "of": _condition(spec.of, draws)}
+    raise AssertionError(spec)
+
+
+def _point(spec: PointSpec, draws: Draws) -> dict[str, Any]:
+    step = {"step": draws.step(spec.step, spec.steps_later)} if spec.step is not None else {}
+    often = {"occurrence": spec.occurrence} if spec.occurrence else {}
+    return {**step, "stage": str(spec.stage), "when": spec.when, **often, **_who(spec.role, spec.rank, draws)}
+
+
+def _who(role: str | None, rank: int | str | None, draws: Draws) -> dict[str, str]:
+    """Whose announcement or figure counts: a component, all of a role, or everybody's."""
+    if role is None:
+        return {}
+    return {"who": str(role) if rank is None else draws.component(role, rank)}
+
+
+def _until(spec: UntilSpec, draws: Draws, number: Callable[[str, float | str], float]) -> dict[str, Any]:
     if spec.after_s is not None:
         return {"after_s": float(number("after_s", spec.after_s))}
+    if spec.event is not None:
+        return {"event": _condition(spec.event, draws)}
     if spec.when == "exit":
-        return {"when": "exit", "stage": str(spec.stage), "step": step + spec.steps_later}
+        return {"when": "exit", "stage": str(spec.stage), "steps_later": spec.steps_later}
     return {"when": "end"}
 
 

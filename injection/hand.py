@@ -1,6 +1,9 @@
 """One fault's life in the injector: arm, fire, apply, verify, revert; each step in the journal and the history.
 
 A fault that goes wrong makes the run invalid, with the reason; it never harms the job beyond what it was asked to do.
+
+Nothing slow stands between an announcement and the effect: the journal's record is on disk since the fault was armed, in the
+state `applying` (it may be in force from here on, and undoing copes with one that is not), and the history is told afterwards.
 """
 
 from __future__ import annotations
@@ -23,9 +26,8 @@ from injection.probe import Probe
 from injection.receipts import History
 from injection.recover import revert_record
 from injection.registry import make_fault
-from injection.target import LiveProcess, Site, await_target
-from injection.trigger import Expired, Fire
-from storage.records import StageEvent
+from injection.target import LiveProcess, NoSuchTargetError, Site, await_target
+from injection.trigger import Condition, Expired, Fire, Heard
 
 #: How long an announcement may be kept waiting for a fault to be applied or reverted; the job itself gives up after 10 s.
 PATIENCE_S = 5.0
@@ -55,7 +57,7 @@ class Hand:
         self._entry = entry
         self._shop = shop
         self._trigger = trigger.from_plan(entry["trigger"])
-        self._ending = trigger.ending(entry["until"])
+        self._ending: Condition | None = None
         # One thread for arm, apply and revert: netlink sockets and parent-death signals belong to the thread that made them.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=self.id)
         self._turn = threading.Lock()
@@ -64,6 +66,8 @@ class Hand:
         self._probe: Probe | None = None
         self._fault: Fault | None = None
         self._record: Record | None = None
+        self._stamp: tuple[int, int] = (0, 0)
+        self._applied = False
         self._verifying: threading.Thread | None = None
         self._timers: list[threading.Timer] = []
         self.stuck = False
@@ -72,24 +76,28 @@ class Hand:
         """Prepare in the background, as soon as the target has registered."""
         self._thread.submit(self._guarded, self._arm)
 
-    def hear(self, event: StageEvent, arrived: float) -> bool:
-        """Act on an announcement that arrived at `arrived` (monotonic). True when it is a point of this fault: a barrier."""
+    def hear(self, heard: Heard, arrived: float) -> Future[None] | None:
+        """Act on what was heard at `arrived` (monotonic). What `wait` waits for when it is a point of this fault, else None."""
         with self._turn:
-            decision = self._trigger.step_on(event) if self._state == "waiting" else None
+            self._trigger, decision = self._trigger.hear(heard)
             if isinstance(decision, Fire):
-                self._state = "fired"
-            elif isinstance(decision, Expired):
+                return self._fire(decision.after_s, heard, arrived)
+            if isinstance(decision, Expired):
                 self._state = "expired"
-            ended = self._state == "fired" and decision is None and self._ending is not None and self._ending.reached_by(event)
-            if ended:
-                self._state = "ending"
-        if isinstance(decision, Fire):
-            self._fire(decision.after_s, arrived)
-        elif isinstance(decision, Expired):
-            self._shop.history.state("expired", self.id, reason=decision.reason)
-        elif ended:
-            self._wait(self._thread.submit(self._guarded, self._revert))
-        return isinstance(decision, Fire) or ended
+                self._shop.history.state("expired", self.id, reason=decision.reason)
+            if self._state == "fired" and self._ending is not None:
+                self._ending, ends = self._ending.hear(heard)
+                if ends:
+                    self._state = "ending"
+                    return self._thread.submit(self._guarded, self._revert)
+        return None
+
+    def wait(self, doing: Future[None]) -> None:
+        """Until a fault is applied or reverted; not for ever."""
+        try:
+            doing.result(PATIENCE_S)
+        except NotInTime:
+            self._shop.history.state("invalid", self.id, reason=f"not done {PATIENCE_S} s after the announcement")
 
     def finish(self, *, patient: bool = True) -> None:
         """The run is over: undo what is in force, close what was prepared, say what never fired.
@@ -98,9 +106,9 @@ class Hand:
         """
         self._stopped.set()
         with self._turn:
-            if self._state == "waiting":
-                self._state = "expired"
-                self._shop.history.state("expired", self.id, reason=self._trigger.end().reason)
+            left = self._trigger.end()
+            if isinstance(left, Expired):
+                self._shop.history.state("expired", self.id, reason=left.reason)
         for timer in self._timers:
             timer.cancel()
         if self._verifying and patient:
@@ -111,23 +119,23 @@ class Hand:
         if self._probe:
             self._probe.close()
 
-    def _fire(self, after_s: float, arrived: float) -> None:
+    def _fire(self, after_s: float, heard: Heard, arrived: float) -> Future[None]:
+        """Have it applied in its own thread, now or later. One that is still in force from the time before is left alone."""
+        if self._state != "waiting":
+            self._shop.history.state("skipped", self.id, reason=f"it was {self._state} when it was to come again")
+            return _nothing()
+        self._state = "fired"
+        self._ending = trigger.ending(self._entry["until"], heard.step)
         if after_s <= 0:
-            self._wait(self._thread.submit(self._guarded, self._apply, arrived))
-            return
-        self._later(arrived + after_s - time.monotonic(), self._apply, arrived)
+            return self._thread.submit(self._guarded, self._apply, heard, arrived)
+        self._later(arrived + after_s - time.monotonic(), self._apply, heard, arrived)
+        return _nothing()
 
     def _later(self, delay_s: float, action: Any, *arguments: Any) -> None:
         timer = threading.Timer(max(0.0, delay_s), lambda: self._thread.submit(self._guarded, action, *arguments))
         timer.daemon = True
         self._timers.append(timer)
         timer.start()
-
-    def _wait(self, doing: Future[None]) -> None:
-        try:
-            doing.result(PATIENCE_S)
-        except NotInTime:
-            self._shop.history.state("invalid", self.id, reason=f"not done {PATIENCE_S} s after the announcement")
 
     def _guarded(self, action: Any, *arguments: Any) -> None:
         """Whatever goes wrong in a fault becomes a line of the history."""
@@ -141,40 +149,47 @@ class Hand:
     def _arm(self) -> None:
         kind, shop = self._entry["kind"], self._shop
         backend = capability(kind, shop.place_kind)
-        self._probe = Probe()
+        self._probe = self._probe or Probe()
         target = await_target(self._entry["target"], shop.site, shop.arm_timeout_s, self._stopped.is_set)
         # In every arm, the control included: so contention for the core is all that differs.
         if self._entry["target"].get("pin") and isinstance(target, LiveProcess):
             procfs.pin(target.who, max(os.sched_getaffinity(target.who.pid)))
         fault = make_fault(kind, self._entry["params"], Context(target, backend, self._probe.ask, shop.proxy_api, shop.site.job))
-        self._record = journal.new_record(shop.run_id, self.id, kind, backend, shop.lease_s)
+        record = journal.new_record(shop.run_id, self.id, kind, backend, shop.lease_s)
         fault.arm()
-        self._record = replace(self._record, undo=fault.undo())
-        journal.write(shop.journal_dir, self._record)
-        self._fault = fault
+        self._journal(replace(record, undo=fault.undo()))
+        self._fault, self._applied = fault, False
         shop.history.state("armed", self.id, kind=kind, backend=backend, target=target.name)
 
-    def _apply(self, arrived: float) -> None:
+    def _journal(self, record: Record) -> None:
+        """Put on disk what undoing needs, durably, as of a fault that may be in force from now on."""
+        self._record = journal.advance(self._shop.journal_dir, record, State.APPLYING)
+        self._stamp = journal.stamp(self._shop.journal_dir, self._record)
+
+    def _apply(self, heard: Heard, arrived: float) -> None:
         if self._fault is None or self._record is None:
             raise RuntimeError("the trigger fired before the fault was armed")
-        lease = journal.boottime_s() + self._shop.lease_s
-        self._record = replace(self._record, undo=self._fault.undo(), lease_until_s=lease)
-        self._record = journal.advance(self._shop.journal_dir, self._record, State.APPLYING)
+        undo = self._fault.undo()
+        # Written anew only where undoing needs what could not be known before, or a watchdog has closed the record meanwhile.
+        if undo != self._record.undo or journal.stamp(self._shop.journal_dir, self._record) != self._stamp:
+            lease = journal.boottime_s() + self._shop.lease_s
+            self._journal(replace(self._record, undo=undo, lease_until_s=lease))
         began = time.monotonic()
+        self._applied = True
         readback = self._fault.apply()
         applied = time.monotonic()
         self._record = journal.advance(self._shop.journal_dir, self._record, State.APPLIED)
-        # Told only now: the history's own fsync must not stand between the announcement and the effect.
-        self._shop.history.state("fired", self.id, event_mono_s=arrived, mono_s=began)
-        self._shop.history.state("applied", self.id, mono_s=applied, readback=readback)
-        self._verifying = threading.Thread(target=self._guarded, args=(self._verify,), name="verify", daemon=True)
+        where = {"step": heard.step, "stage": heard.stage}
+        self._shop.history.state("fired", self.id, event_mono_s=arrived, mono_s=began, **where)
+        self._shop.history.state("applied", self.id, mono_s=applied, readback=readback, **where)
+        arguments = (self._verify, self._fault)
+        self._verifying = threading.Thread(target=self._guarded, args=arguments, name="verify", daemon=True)
         self._verifying.start()
         if "after_s" in self._entry["until"]:
             self._later(applied + self._entry["until"]["after_s"] - time.monotonic(), self._revert)
 
-    def _verify(self) -> None:
-        assert self._fault is not None
-        found = self._fault.verify()
+    def _verify(self, fault: Fault) -> None:
+        found = fault.verify()
         self._shop.history.proof("verified", self.id, found)
         if not found.ok:
             self._shop.history.state("invalid", self.id, reason=f"no effect seen by {found.probe}: {found.measured}")
@@ -190,7 +205,6 @@ class Hand:
         if on_disk.state == State.REVERTED:
             self._record = on_disk
             return
-        was_applied = self._record.state not in (State.PLANNED,)
         assert self._probe is not None
         self._record, found = revert_record(self._shop.journal_dir, self._record, ask or self._probe.ask)
         self.stuck = self._record.state == State.STUCK
@@ -198,6 +212,26 @@ class Hand:
             self._shop.history.state("stuck", self.id, reason=self._record.reason)
             return
         journal.forget(self._shop.journal_dir, self._record)
-        if was_applied:
+        if self._applied:
             self._shop.history.state("reverted", self.id)
             self._shop.history.proof("gone", self.id, found)
+        if self._trigger.repeats and not self._stopped.is_set():
+            self._arm_again()
+
+    def _arm_again(self) -> None:
+        """For the next time. That the job has ended meanwhile is no mistake: nothing more was to come."""
+        try:
+            self._arm()
+        except (NoSuchTargetError, FileNotFoundError):
+            if not self._stopped.is_set():
+                raise
+        else:
+            with self._turn:
+                self._state = "waiting"
+
+
+def _nothing() -> Future[None]:
+    """What is done already."""
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done

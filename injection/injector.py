@@ -3,28 +3,33 @@
     python -m injection.injector SPEC.json
 
 SPEC: `run_id`, `faults` (of the plan), `socket` (path of the seam), `registry_dir`, `addresses` (path of the name table),
-`journal_dir`, `history` (path), `place` (virtual-cluster | plain-host), `proxy_api` (host:port, "" without proxies),
-`barrier_hold_s`, `lease_s`, `arm_timeout_s`, `protected_pids`. Prints `ready` when the seam listens. SIGTERM ends the run:
-everything is undone and proved gone; SIGINT does so without waiting for measurements that are under way. Exit code 0; 2 when
-something is stuck; 1 for a bad SPEC.
+`stats_dir` (the job's figures, read where a trigger waits for one), `journal_dir`, `history` (path), `place` (virtual-cluster |
+plain-host), `proxy_api` (host:port, "" without proxies), `barrier_hold_s`, `lease_s`, `arm_timeout_s`, `protected_pids`. Prints
+`ready` when the seam listens. SIGTERM ends the run: everything is undone and proved gone; SIGINT does so without waiting for
+measurements that are under way. Exit code 0; 2 when something is stuck; 1 for a bad SPEC.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
 import threading
+import time
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from injection import journal
+from injection.figures import Figures
 from injection.hand import Hand, Workshop
 from injection.listener import Listener
 from injection.receipts import History
 from injection.target import Site
+from injection.trigger import Heard, Reading, waits_for_figures
 from storage.records import StageEvent
 
 
@@ -42,6 +47,7 @@ class Spec:
     place: str
     barrier_hold_s: float
     lease_s: float
+    stats_dir: str = ""
     proxy_api: str = ""
     arm_timeout_s: float = 180.0
     protected_pids: tuple[int, ...] = ()
@@ -79,6 +85,8 @@ class Injector:
         self._hands = [Hand(entry, shop) for entry in spec.faults]
         self._over = threading.Event()
         self._listener = Listener(Path(spec.socket), self.hear)
+        wanted = any(waits_for_figures(entry["trigger"]) or waits_for_figures(entry["until"]) for entry in spec.faults)
+        self._figures = Figures(Path(spec.stats_dir), self.read) if wanted else None
 
     def start(self) -> None:
         """Renew the lease, arm in the background, listen."""
@@ -86,13 +94,25 @@ class Injector:
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
         for hand in self._hands:
             hand.arm()
+        if self._figures:
+            threading.Thread(target=self._figures.follow, args=(self._over,), name="figures", daemon=True).start()
         self._listener.start()
 
     def hear(self, event: StageEvent, arrived: float) -> float:
         """An announcement: every hand acts on it; a point of any of them is held equally long, whatever was done there."""
-        points = [hand.hear(event, arrived) for hand in self._hands]
+        points = self._tell(event, arrived)
+        for hand, doing in points:
+            hand.wait(doing)
         self._history.event(event)
-        return arrived + self._spec.barrier_hold_s if any(points) else 0.0
+        return arrived + self._spec.barrier_hold_s if points else 0.0
+
+    def read(self, reading: Reading) -> None:
+        """A figure that the job told: what it sets off is done beside the job, which is not held for it."""
+        self._tell(reading, time.monotonic())
+
+    def _tell(self, heard: Heard, arrived: float) -> list[tuple[Hand, Future[None]]]:
+        """All hands at once, before any is waited for."""
+        return [(hand, doing) for hand in self._hands if (doing := hand.hear(heard, arrived)) is not None]
 
     def stop(self, *, patient: bool = True) -> int:
         """Undo everything and prove it gone; see `Hand.finish`. Returns the exit code."""
@@ -123,6 +143,9 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"injector: {error}\n")
         return 1
     injector.start()
+    # What is there stays; what comes is little. A collection would stand between an announcement and its effect.
+    gc.freeze()
+    gc.disable()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     return injector.stop(patient=signal.sigwait(ends) == signal.SIGTERM)

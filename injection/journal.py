@@ -103,6 +103,15 @@ def advance(folder: Path, record: Record, state: State, reason: str = "") -> Rec
     return moved
 
 
+def stamp(folder: Path, record: Record) -> tuple[int, int]:
+    """Tells one writing of the record from another, in microseconds: inode and time. (0, 0) where it is not there."""
+    try:
+        found = (folder / record.name).stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
 def read(path: Path) -> Record:
     """A record back from its file. Raises ValueError naming the file where it cannot be read."""
     try:

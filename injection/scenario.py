@@ -6,30 +6,31 @@ Every refusal names the key, its file and line, and what is allowed.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, TypeAdapter, ValidationError, model_validator
 
 from injection import magnitude
 from injection.marks import Lines, ScenarioError, line_of, read_yaml
 from injection.registry import FAULTS, TARGETS, parameter_problem, worded
-from storage.records import RANKED_ROLES, FaultKind, Role, Stage
+from injection.strict import Process, Rank, Strict, refuse
+from injection.when import EverySpec, TriggerSpec, UntilSpec, stages_of
+from storage.records import FaultKind, Role, Stage
 
-Posture = Literal["legacy"]
-Arm = Literal["control", "legacy"]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+#: Postures that need no description: the job's defaults, and every mitigation on.
+POSTURES = ("legacy", "hardened")
+CONTROL = "control"
+#: The control of a posture other than the scenario's own: `hardened-control`.
+CONTROL_OF = f"-{CONTROL}"
+#: The stages that a workload has.
+STAGES: dict[str, frozenset[Stage]] = {
+    "grpo": frozenset(Stage),
+    "sft": frozenset({Stage.INIT, Stage.TRAIN, Stage.CHECKPOINT, Stage.CLEANUP}),
+}
 Purpose = Literal["rpc", "event", "weights", "reward", "generate", "scheduler"]
 #: The sockets a job has: source role, destination role -> purposes.
 LINKS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -44,75 +45,6 @@ LINKS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 
 
-def _refuse(problem: str, key: str = "") -> PydanticCustomError:
-    return PydanticCustomError("refused", "{problem}", {"problem": problem, "key": key})
-
-
-class Strict(BaseModel):
-    """A frozen part of a scenario that refuses keys it does not know, by name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            raise _refuse(f"must be a mapping with keys {', '.join(cls.model_fields)} (got {data!r})")
-        for key in data:
-            if key not in cls.model_fields:
-                raise _refuse(f"unknown key; allowed: {', '.join(cls.model_fields)}", str(key))
-        return data
-
-
-def _rank(value: Any) -> int | str:
-    if value == "draw" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return "draw" if value == "draw" else int(value)
-    raise _refuse(f"must be a whole number from 0, or 'draw' (got {value!r})")
-
-
-def _step(value: Any) -> int | tuple[int, int]:
-    whole = [value] if not isinstance(value, list) else value
-    if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in whole):
-        raise _refuse(f"must be a whole number from 0, or a range [low, high] of them (got {value!r})")
-    if not isinstance(value, list):
-        return int(value)
-    if len(value) != 2 or value[0] > value[1]:
-        raise _refuse(f"a range is [low, high] with low <= high (got {value!r})")
-    return value[0], value[1]
-
-
-def _magnitude(value: Any) -> float | str:
-    if isinstance(value, str):
-        try:
-            magnitude.parse(value)
-        except ValueError as error:
-            raise _refuse(str(error)) from error
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise _refuse(f"must be {magnitude.FORMS}, not negative (got {value!r})")
-    return value
-
-
-Rank = Annotated[Any, BeforeValidator(_rank)]
-StepDraw = Annotated[Any, BeforeValidator(_step)]
-Seconds = Annotated[Any, BeforeValidator(_magnitude)]
-
-
-class Process(Strict):
-    """Who: a role and, where there are several of it, which one; `draw` leaves that to the seed."""
-
-    role: Role
-    rank: Rank = None
-
-    @model_validator(mode="after")
-    def _rank_where_needed(self) -> Process:
-        if self.role in RANKED_ROLES and self.rank is None:
-            raise _refuse(f"rank: required for role {self.role}: a whole number from 0, or 'draw'")
-        if self.role not in RANKED_ROLES and self.rank is not None:
-            raise _refuse(f"there is only one {self.role}, it has no rank", "rank")
-        return self
-
-
 class LinkEnds(Strict):
     """Which socket: from whom to whom, and what for."""
 
@@ -124,7 +56,7 @@ class LinkEnds(Strict):
     def _exists(self) -> LinkEnds:
         if self.purpose not in LINKS.get((self.src.role, self.dst.role), ()):
             known = "; ".join(f"{src} -> {dst}: {', '.join(purposes)}" for (src, dst), purposes in LINKS.items())
-            raise _refuse(f"there is no link {self.src.role} -> {self.dst.role}: {self.purpose}; allowed: {known}")
+            raise refuse(f"there is no link {self.src.role} -> {self.dst.role}: {self.purpose}; allowed: {known}")
         return self
 
 
@@ -138,39 +70,9 @@ class TargetSpec(Strict):
     @model_validator(mode="after")
     def _one(self) -> TargetSpec:
         if (self.role is None) == (self.link is None):
-            raise _refuse("must have either role (and rank) or link")
+            raise refuse("must have either role (and rank) or link")
         if self.role is not None:
             Process(role=self.role, rank=self.rank) if self.rank is not None else Process(role=self.role)
-        return self
-
-
-class TriggerSpec(Strict):
-    """When: at a stage's enter, exit or error, in a step or a step drawn from a range; `after_s` later.
-
-    Equal ranges are one draw; `steps_later` puts a fault so many steps behind the others of its range.
-    """
-
-    step: StepDraw
-    steps_later: Annotated[int, Field(ge=0)] = 0
-    stage: Stage
-    when: Literal["enter", "exit", "error"]
-    after_s: Seconds = 0.0
-
-
-class UntilSpec(Strict):
-    """How long: to the end of the run, to a stage's exit (`steps_later` than the trigger's), or for `after_s` seconds."""
-
-    when: Literal["end", "exit"] | None = None
-    stage: Stage | None = None
-    steps_later: Annotated[int, Field(ge=0)] = 0
-    after_s: Seconds = None
-
-    @model_validator(mode="after")
-    def _one(self) -> UntilSpec:
-        if (self.when is None) == (self.after_s is None):
-            raise _refuse("must have either when (end or exit) or after_s")
-        if (self.when == "exit") != (self.stage is not None):
-            raise _refuse("stage belongs to 'when: exit', and is required there")
         return self
 
 
@@ -182,14 +84,16 @@ class FaultSpec(Strict):
     target: TargetSpec
     trigger: TriggerSpec
     until: UntilSpec = UntilSpec(when="end")
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> FaultSpec:
         given = "process" if self.target.link is None else "link"
         if given not in TARGETS[self.kind]:
-            raise _refuse(f"{self.kind} acts on a {TARGETS[self.kind][0]}, not on a {given}", "target")
+            raise refuse(f"{self.kind} acts on a {TARGETS[self.kind][0]}, not on a {given}", "target")
         _check_params(self.kind, self.params)
+        if isinstance(self.trigger, EverySpec) and self.until.when == "end":
+            raise refuse("a fault that comes every so often must end in between: after_s, an event, or a stage's exit", "until")
         return self
 
 
@@ -198,18 +102,18 @@ def _check_params(kind: FaultKind, params: dict[str, Any]) -> None:
     known = {field.name: field for field in fields(FAULTS[kind].parameters)}
     for name, value in params.items():
         if name not in known:
-            raise _refuse(f"unknown parameter of {kind}; allowed: {', '.join(known) or 'none'}", f"params.{name}")
+            raise refuse(f"unknown parameter of {kind}; allowed: {', '.join(known) or 'none'}", f"params.{name}")
         if isinstance(value, str) and name not in worded(kind):
             try:
                 magnitude.parse(value)
             except ValueError as error:
-                raise _refuse(str(error), f"params.{name}") from error
+                raise refuse(str(error), f"params.{name}") from error
     if any(isinstance(value, str) and name not in worded(kind) for name, value in params.items()):
         return
     problem = parameter_problem(kind, params)
     if problem:
         name, _, rest = problem.partition(": ")
-        raise _refuse(rest, f"params.{name}")
+        raise refuse(rest, f"params.{name}")
 
 
 class Root(Strict):
@@ -227,57 +131,126 @@ class ErrorSpec(Strict):
     text: str
 
 
+#: What an arm comes to. The marks keep the choice out of the names of keys.
+Claim = Annotated[
+    Annotated[ErrorSpec, Tag("<error>")] | Annotated[Literal["survives"], Tag("<word>")],
+    Discriminator(lambda claim: "<word>" if isinstance(claim, str) else "<error>"),
+]
+
+
 class Expected(Strict):
-    """What the scenario claims; compared with what happened, never fed into it."""
+    """What the scenario claims of each arm; compared with what happened, never fed into it.
+
+    An arm has either an error, or the word `survives`: every step done, no sample lost or invented.
+    """
 
     root: Root
-    error: ErrorSpec | None = None
+    arms: dict[Name, Claim] = Field(default_factory=dict)
 
 
 def _unique_faults(faults: tuple[FaultSpec, ...]) -> tuple[FaultSpec, ...]:
     if not faults:
-        raise _refuse("there must be at least one fault; one of kind noop makes a run in which nothing is done")
+        raise refuse("there must be at least one fault; one of kind noop makes a run in which nothing is done")
     names = [fault.id for fault in faults]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise _refuse(f"id {twice[0]!r} is given to two faults")
+        raise refuse(f"id {twice[0]!r} is given to two faults")
     return faults
 
 
-def _unique_arms(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+def _unique_arms(arms: tuple[Name, ...]) -> tuple[Name, ...]:
     if not arms or len(set(arms)) != len(arms):
-        raise _refuse(f"must name at least one arm, each once (got {list(arms)!r})")
+        raise refuse(f"must name at least one arm, each once (got {list(arms)!r})")
     return arms
 
 
 class Scenario(Strict):
-    """Workload, posture, faults and what is expected of them."""
+    """Workload, postures, faults and what is expected of them.
+
+    `postures` describes sets of single mitigations by name. An arm is `control` (no fault, in the posture `posture`), a
+    posture, or `<posture>-control`.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,60}$")]
     title: Annotated[str, Field(min_length=1)]
     catalogue: Annotated[int, Field(ge=0)] | None = None
-    workload: Literal["grpo"] = "grpo"
-    posture: Posture = "legacy"
-    job: dict[str, Any] = {}
-    arms: Annotated[tuple[Arm, ...], AfterValidator(_unique_arms)] = ("control", "legacy")
+    workload: Literal["grpo", "sft"] = "grpo"
+    posture: Name = "legacy"
+    postures: dict[Name, dict[str, bool | str]] = Field(default_factory=dict)
+    job: dict[str, Any] = Field(default_factory=dict)
+    arms: Annotated[tuple[Name, ...], AfterValidator(_unique_arms)] = (CONTROL, "legacy")
     faults: Annotated[tuple[FaultSpec, ...], AfterValidator(_unique_faults)]
     expected: Expected | None = None
 
     @model_validator(mode="after")
-    def _root_is_ours(self) -> Scenario:
+    def _fits(self) -> Scenario:
+        self._check_postures()
+        self._check_stages()
         names = [fault.id for fault in self.faults]
         if self.expected and self.expected.root.fault not in names:
-            raise _refuse(f"there is no such fault; allowed: {', '.join(names)}", "expected.root.fault")
+            raise refuse(f"there is no such fault; allowed: {', '.join(names)}", "expected.root.fault")
+        claimed = [arm for arm in self.arms if not is_control(arm)]
+        for arm in self.expected.arms if self.expected else ():
+            if arm not in claimed:
+                raise refuse(f"is no arm with faults; there are: {', '.join(claimed) or 'none'}", f"expected.arms.{arm}")
         return self
 
+    def posture_of(self, arm: str) -> str:
+        """The name of the posture that the job has in an arm."""
+        return self.posture if arm == CONTROL else arm.removesuffix(CONTROL_OF)
 
-def load_scenario(path: Path, job_keys: Collection[str] = (), timeout_names: Collection[str] = ()) -> Scenario:
+    def _check_postures(self) -> None:
+        for name in self.postures:
+            if name in (*POSTURES, CONTROL) or name.endswith(CONTROL_OF):
+                raise refuse("this name has a meaning of its own", f"postures.{name}")
+        known = (*POSTURES, *self.postures)
+        for index, arm in enumerate(self.arms):
+            if self.posture_of(arm) not in known:
+                told = f"allowed: {CONTROL}, {', '.join(known)} (or describe it under postures)"
+                raise refuse(f"{arm!r} is not allowed; {told}", f"arms.{index}")
+        if self.posture not in known:
+            raise refuse(f"{self.posture!r} is not allowed; allowed: {', '.join(known)}", "posture")
+        if "posture" in self.job:
+            raise refuse("is said by the arm; describe a set of switches under postures, by a name", "job.posture")
+        if "workload" in self.job:
+            raise refuse("is said by the scenario's own key workload", "job.workload")
+
+    def _check_stages(self) -> None:
+        there = STAGES[self.workload]
+        for index, fault in enumerate(self.faults):
+            for part in ("trigger", "until"):
+                for stage in sorted(stages_of(getattr(fault, part)) - there):
+                    raise refuse(no_stage(self.workload, stage), f"faults.{index}.{part}.stage")
+        if self.expected and self.expected.root.stage not in there:
+            raise refuse(no_stage(self.workload, self.expected.root.stage), "expected.root.stage")
+
+
+def no_stage(workload: str, stage: Stage) -> str:
+    """The sentence for a stage that a workload does not have."""
+    return f"workload {workload} has no stage {stage}; it has: {', '.join(one for one in Stage if one in STAGES[workload])}"
+
+
+def is_control(arm: str) -> bool:
+    """Whether nothing is done to the job in this arm."""
+    return arm == CONTROL or arm.endswith(CONTROL_OF)
+
+
+def load_scenario(
+    path: Path,
+    job_keys: Collection[str] = (),
+    timeout_names: Collection[str] = (),
+    check_posture: Callable[[dict[str, Any]], object] = dict,
+    workload: str | None = None,
+) -> Scenario:
     """Read and check a scenario. Raises ScenarioError with one line a problem.
 
-    `job_keys` and `timeout_names` are the job's own vocabularies (its configuration lives in another room); empty = unchecked.
+    `job_keys`, `timeout_names` and `check_posture` (raises ValueError) are the job's own vocabularies, for its configuration
+    lives in another room; without them these are unchecked. `workload` takes the place of the scenario's own.
     """
     data, lines = read_yaml(path)
     _number_faults(data)
+    if workload and isinstance(data, dict):
+        data["workload"] = workload
     try:
         scenario = TypeAdapter(Scenario).validate_python(data)
     except ValidationError as error:
@@ -287,6 +260,11 @@ def load_scenario(path: Path, job_keys: Collection[str] = (), timeout_names: Col
             raise ScenarioError(
                 f"{path}:{line_of(('job', key), lines)}: job.{key}: unknown key; allowed: {', '.join(sorted(job_keys))}"
             )
+    for name, switches in scenario.postures.items():
+        try:
+            check_posture(switches)
+        except ValueError as error:
+            raise ScenarioError(f"{path}:{line_of(('postures', name), lines)}: postures.{name}: {error}") from error
     _check_timeouts(path, lines, data, timeout_names)
     return scenario
 
@@ -315,8 +293,8 @@ def _check_timeouts(path: Path, lines: Lines, data: Any, names: Collection[str],
 def _sentence(path: Path, lines: Lines, error: dict[str, Any]) -> str:
     """One problem in the form `file:line: key: problem`."""
     context = error.get("ctx", {})
-    extra = tuple(part for part in str(context.get("key", "")).split(".") if part)
-    where = tuple(error["loc"]) + extra
+    extra = tuple(int(part) if part.isdigit() else part for part in str(context.get("key", "")).split(".") if part)
+    where = (*(part for part in error["loc"] if not str(part).startswith("<")), *extra)
     key = ".".join(map(str, where)) or "scenario"
     if error["type"] in ("enum", "literal_error"):
         problem = f"{error['input']!r} is not allowed; allowed: {context['expected'].replace(' or ', ', ')}"

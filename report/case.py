@@ -40,9 +40,13 @@ class Case:
 
     @property
     def fault_step(self) -> int:
-        """The step its first fault (or the noop in its place) was set for; -1 without one."""
+        """The step in which its first fault (or the noop in its place) fired, or was to; -1 without one."""
         faults = self.plan.get("faults", [])
-        return int((faults[0].get("trigger") or {}).get("step", -1)) if faults else -1
+        planned = int((faults[0].get("trigger") or {}).get("step", -1)) if faults else -1
+        fired = (
+            line for line in self.history if line.get("what") == "fired" and faults and line["fault_id"] == faults[0]["id"]
+        )
+        return int(next(fired, {}).get("step", planned))
 
     @property
     def workload(self) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ here knows a path; `tasks.outcome` loads the records. Times are wall-clock secon
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -124,13 +125,14 @@ def root_of(plan: Record, history: Sequence[Record]) -> Record | None:
     if not faults:
         return None
     expected = (plan.get("expected") or {}).get("root") or {}
-    first = min(faults, key=lambda fault: int((fault.get("trigger") or {}).get("step", -1)))
-    trigger, target = first.get("trigger") or {}, first.get("target") or {}
+    fired = {line.get("fault_id"): line for line in reversed(history) if line.get("what") == "fired"}
+    first = min(faults, key=lambda fault: float(fired.get(fault["id"], {}).get("mono_s", math.inf)))
+    point, target = fired.get(first["id"], {}), first.get("target") or {}
     applied = next((line for line in history if line.get("what") == "applied" and line.get("fault_id") == first["id"]), None)
     return {
         "component": expected.get("component") or target.get("component") or target.get("src") or "",
-        "stage": expected.get("stage") or trigger.get("stage", ""),
-        "step": int(trigger.get("step", -1)),
+        "stage": expected.get("stage") or point.get("stage") or (first.get("trigger") or {}).get("stage", ""),
+        "step": int(point.get("step", (first.get("trigger") or {}).get("step", -1))),
         "kinds": [str(fault["kind"]) for fault in faults],
         "target": target_name(target),
         "wall_s": float(applied["wall_s"]) if applied else None,
@@ -164,12 +166,16 @@ def hop_of(root: Record | None, final: Record | None, errors: Sequence[Record]) 
     }
 
 
-def expected_of(plan: Record, errors: Sequence[Record]) -> Record | None:
-    """Whether the error came out as the scenario says, part by part. None where no error is expected (arms without a fault).
+def expected_of(plan: Record, errors: Sequence[Record], survival: Record) -> Record | None:
+    """Whether it came out as the scenario says of this arm, part by part. None where nothing is said (arms without a fault).
 
-    ``came_true`` asks for one single error with that stage, role and text; three errors with one part each do not make it.
+    Of an error, ``came_true`` asks for one with that stage, role and text; three errors with one part each do not make it.
+    Where the job is to survive, `survival` holds the parts.
     """
-    want = (plan.get("expected") or {}).get("error")
+    claims = plan.get("expected") or {}
+    if claims.get("survives"):
+        return {"survives": True, "parts": dict(survival), "came_true": all(survival.values())}
+    want = claims.get("error")
     if not want or all(fault.get("kind") == FaultKind.NOOP for fault in plan.get("faults", [])):
         return None
     tests: dict[str, Callable[[Record], bool]] = {
@@ -180,6 +186,22 @@ def expected_of(plan: Record, errors: Sequence[Record]) -> Record | None:
     parts = {name: any(test(error) for error in errors) for name, test in tests.items()}
     together = any(all(test(error) for test in tests.values()) for error in errors)
     return {**{key: want.get(key, "") for key in ("stage", "role", "text")}, "parts": parts, "came_true": together}
+
+
+def survival_of(plan: Record, done: int, final: Record | None, counted: Sequence[Record]) -> Record:
+    """What surviving a fault takes: every step done, the job not ended by an error, in no step a sample lost or invented.
+
+    `counted` are the figures `batch_samples` that the controller told, one a step that was trained on.
+    """
+    job = plan.get("job") or {}
+    planned = int(job.get("steps", 0))
+    whole = float(job.get("prompts_per_step", 0)) * float(job.get("samples_per_prompt", 0))
+    told = sorted((int(row["step"]), float(row["value"])) for row in counted)
+    return {
+        "steps": 0 < planned == done,
+        "error": final is None,
+        "samples": told == [(step, whole) for step in range(planned)],
+    }
 
 
 def progress_of(events: Sequence[Record]) -> int:
@@ -207,10 +229,18 @@ def invalid_because(plan: Record, history: Sequence[Record]) -> list[str]:
         name = f"fault {fault['id']} ({fault['kind']})"
         bad = sorted({str(line["what"]) for line in lines} & {"expired", "stuck", "invalid"})
         reasons += [f"{name} {word}{_reason(lines, word)}" for word in bad]
-        missing = next((sentence for word, sentence in PROOF.items() if word not in what), None)
+        missing = next((sentence for word, sentence in PROOF.items() if word not in what), None) or _unequal(lines)
         if missing and not bad:
             reasons.append(f"{name} {missing}")
     return reasons
+
+
+def _unequal(lines: Sequence[Record]) -> str | None:
+    """A fault that comes again and again must be applied, proved and gone as often as it fired."""
+    times = {word: sum(line.get("what") == word and _ok(line) for line in lines) for word in PROOF}
+    fired = times["fired"]
+    fewer = next((word for word, count in times.items() if count < fired), None)
+    return f"fired {fired} times, but is {fewer} only {times[fewer]} times" if fewer else None
 
 
 def _ok(line: Record) -> bool:

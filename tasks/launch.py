@@ -86,7 +86,13 @@ def launch(plan: Plan) -> Experiment:
 
 def _write_plan(experiment: Experiment) -> None:
     plan = experiment.plan
-    start_manifest(experiment.paths, profile=plan["profile"], workload="grpo", posture=plan["posture"], place=plan["place"])
+    start_manifest(
+        experiment.paths,
+        profile=plan["profile"],
+        workload=plan["job"]["workload"],
+        posture=plan["posture"],
+        place=plan["place"],
+    )
     save_plan(experiment.paths, plan)
 
 
@@ -110,6 +116,7 @@ def _start_injector(experiment: Experiment) -> None:
         "socket": str(place.scratch / "stage"),
         "registry_dir": str(paths.registry),
         "addresses": str(paths.addresses),
+        "stats_dir": str(paths.stats),
         "journal_dir": str(journal_dir()),
         "history": str(paths.history),
         "place": plan["place"],

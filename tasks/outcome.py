@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from report import outcome as facts
@@ -13,6 +14,7 @@ from storage import schemas
 from storage.layout import RunPaths
 from storage.manifest import load_manifest
 from storage.reader import read_table
+from storage.records import Role
 from storage.truth import load_history_with_problems, load_plan
 from tasks.waiting import last_words
 
@@ -46,7 +48,7 @@ def open_case(paths: RunPaths, tables: tuple[str, ...] = ("logs", "metrics")) ->
         "run_id": paths.run_id,
         **{key: plan.get(key, "") for key in ("scenario", "arm", "seed", "profile", "place")},
         "state": state,
-        **judge(plan, history, rows.get("logs", [])),
+        **judge(plan, history, rows.get("logs", []), lambda: counted(paths, rows.get("metrics"))),
         "gaps": gaps,
     }
     if not outcome["valid"] and outcome["steps_done"] == 0:
@@ -54,12 +56,18 @@ def open_case(paths: RunPaths, tables: tuple[str, ...] = ("logs", "metrics")) ->
     return Case(paths.run_id, plan, history, outcome, score, **rows)
 
 
-def judge(plan: dict[str, Any], history: list[dict[str, Any]], logs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The facts that follow from plan, history and log rows alone."""
+def judge(
+    plan: dict[str, Any],
+    history: list[dict[str, Any]],
+    logs: list[dict[str, Any]],
+    batches: Callable[[], list[dict[str, Any]]] = list,
+) -> dict[str, Any]:
+    """The facts that follow from plan, history and log rows; `batches` gives the sizes of batches where they are asked for."""
     errors = facts.errors_of(history, logs)
     root, final = facts.root_of(plan, history), facts.final_error(errors)
     done = facts.progress_of(facts.seam_events(history))
     planned = int((plan.get("job") or {}).get("steps", 0))
+    survival = facts.survival_of(plan, done, final, batches()) if (plan.get("expected") or {}).get("survives") else {}
     reasons = facts.invalid_because(plan, history) if plan else ["it has no readable plan"]
     return {
         "valid": not reasons,
@@ -68,11 +76,17 @@ def judge(plan: dict[str, Any], history: list[dict[str, Any]], logs: list[dict[s
         "first_error": first_error(errors),
         "final_error": final,
         "hop": facts.hop_of(root, final, errors),
-        "expected": facts.expected_of(plan, errors),
+        "expected": facts.expected_of(plan, errors, survival),
         "impact": facts.impact_of(done, planned, final, errors),
         "steps_done": done,
         "steps_planned": planned,
     }
+
+
+def counted(paths: RunPaths, rows: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """The batch sizes that the controller told, from `rows` of metrics or, where those were not read, from the table."""
+    known = rows_of(paths, "metrics", []) if rows is None else rows
+    return [row for row in known if (row["component"], row["metric"]) == (str(Role.CONTROLLER), "batch_samples")]
 
 
 def false_start(paths: RunPaths, final_error: dict[str, Any] | None) -> list[str]:

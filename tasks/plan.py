@@ -12,7 +12,7 @@ from injection.draw import resolve, resolve_expected
 from injection.preflight import best_place
 from injection.scenario import Scenario
 from injection.scenario import load_scenario as read_scenario
-from rlhf.config import JobConfig, Timeouts, job_config
+from rlhf.config import HARDENED, JobConfig, Posture, Timeouts, job_config
 from storage import truth
 from storage.canonical import canonical_bytes
 from storage.layout import RunPaths
@@ -58,17 +58,34 @@ def scenario_path(name: str) -> Path:
     return shipped
 
 
-def load_scenario(name: str | Path) -> Scenario:
-    """Read and check a scenario by name or path; every mistake is a ValueError naming key, file and line."""
+def load_scenario(name: str | Path, workload: str | None = None) -> Scenario:
+    """Read and check a scenario by name or path; every mistake is a ValueError naming key, file and line.
+
+    With another `workload` than its own it is refused where it uses a stage or a worker that this one does not have.
+    """
     job_keys, timeouts = ([field.name for field in fields(kind)] for kind in (JobConfig, Timeouts))
-    return read_scenario(scenario_path(str(name)), job_keys, timeouts)
+    return read_scenario(scenario_path(str(name)), job_keys, timeouts, posture_switches, workload)
+
+
+def posture_switches(told: dict[str, Any]) -> dict[str, Any]:
+    """Every switch of a posture that a scenario describes: those it names, on top of its `base` (legacy where it has none).
+
+    Raises ValueError, in one sentence, for a switch or a word that does not exist.
+    """
+    bases = {"legacy": Posture(), "hardened": HARDENED}
+    base = told.get("base", "legacy")
+    if base not in bases:
+        raise ValueError(f"base is {base!r}; allowed: {', '.join(bases)}")
+    switches = {**asdict(bases[base]), **{name: value for name, value in told.items() if name != "base"}}
+    return asdict(job_config({"posture": switches}).posture)
 
 
 def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smoke", place: str | None = None) -> Plan:
-    """Fix everything that is still open. The arms of one scenario and seed differ in the faults' kinds alone."""
+    """Fix everything that is still open. Arms of one scenario and seed differ in the faults' kinds and the posture alone."""
     if arm not in scenario.arms:
         raise ValueError(f"scenario {scenario.name!r} has no arm {arm!r}; it has: {', '.join(scenario.arms)}")
-    job = job_config({**profile(profile_name).job, **scenario.job, "seed": seed})
+    posture = scenario.posture_of(arm)
+    job = job_config({**profile(profile_name).job, **job_of(scenario, posture), "seed": seed})
     where = place or best_place()
     faults = resolve(
         scenario,
@@ -83,7 +100,7 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
         "scenario": scenario.name,
         "arm": arm,
         "profile": profile_name,
-        "posture": scenario.posture,
+        "posture": posture,
         "seed": seed,
         "place": where,
         "job": asdict(job),
@@ -92,8 +109,15 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
         "observe_timeout_s": observe_timeout_s(job),
         "warmup_steps": profile(profile_name).warmup_steps,
         "faults": faults,
-        "expected": {} if arm == "control" else resolve_expected(scenario, faults),
+        "expected": resolve_expected(scenario, faults, arm),
     }
+
+
+def job_of(scenario: Scenario, posture: str) -> dict[str, Any]:
+    """What a scenario says of the job, in one of its postures. The supervised workload has train workers alone."""
+    alone = {"rollout_workers": 0, "reference_workers": 0} if scenario.workload == "sft" else {}
+    switches = posture_switches(scenario.postures.get(posture, {"base": posture}))
+    return {"workload": scenario.workload, **alone, **scenario.job, "posture": switches}
 
 
 def observe_timeout_s(job: JobConfig) -> float:

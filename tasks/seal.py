@@ -31,7 +31,8 @@ def seal_run(paths: RunPaths) -> dict[str, Any]:
     for a run that is sealed already, FileNotFoundError for a run without plan or name table.
     """
     plan = truth.load_plan(paths)
-    problems = unproven(plan, truth.load_history(paths))
+    history = truth.load_history(paths)
+    problems = unproven(plan, history)
     if problems:
         raise NotSealableError(f"run {paths.run_id} cannot be sealed: {'; '.join(problems)}")
     if paths.evidence.exists():
@@ -41,7 +42,7 @@ def seal_run(paths: RunPaths) -> dict[str, Any]:
     # Names and clock come from the system's entropy: the plan's seed is short enough to be tried out.
     draw = random.Random(secrets.randbits(128))  # noqa: S311 - seeded with 128 secret bits
     names, hosts = neutral_names(topology, draw)
-    label, salt = label_of(plan), new_salt()
+    label, salt = label_of(plan, history), new_salt()
     truth.save_label(paths, label)
     truth.save_salt(paths, salt)
     truth.save_names(paths, names)
@@ -59,8 +60,8 @@ def committed(label: Label, manifest: Path) -> dict[str, Any]:
     return {**to_dict(label), "manifest_sha256": sha256_file(manifest)}
 
 
-def label_of(plan: dict[str, Any]) -> Label:
-    """The answer of the case: target and trigger of the first real fault, the kinds of all; no fault if all are no-ops.
+def label_of(plan: dict[str, Any], history: list[dict[str, Any]]) -> Label:
+    """The answer of the case: what the first real fault to fire hit, and where; the kinds of all; no fault if all are no-ops.
 
     Where the plan says in which stage the damage is rooted, that stage counts: a trigger at the exit of one stage may be
     meant for the next.
@@ -68,15 +69,17 @@ def label_of(plan: dict[str, Any]) -> Label:
     faults = [fault for fault in plan["faults"] if fault["kind"] != FaultKind.NOOP]
     if not faults:
         return NO_FAULT
-    root = min(faults, key=lambda fault: int(fault["trigger"]["step"]))
+    fired = {line["fault_id"]: line for line in reversed(history) if line["what"] == "fired"}
+    root = min(faults, key=lambda fault: float(fired[fault["id"]]["mono_s"]))
+    point = {**root["trigger"], **fired[root["id"]]}
     target = root["target"]
     return Label(
         fault=True,
         component=target["src"] if target["type"] == "link" else target["component"],
-        stage=(plan.get("expected") or {}).get("root", {}).get("stage") or root["trigger"]["stage"],
+        stage=(plan.get("expected") or {}).get("root", {}).get("stage") or point["stage"],
         kinds=tuple(sorted({fault["kind"] for fault in faults})),
         peer=target["dst"] if target["type"] == "link" else "",
-        step=int(root["trigger"]["step"]),
+        step=int(point["step"]),
     )
 
 

@@ -56,8 +56,8 @@ def _injection_row(line: dict[str, Any], fault: dict[str, Any]) -> Row:
         str(line.get("fault_id", "")),
         str(fault.get("kind", "")),
         target_name(fault.get("target", {})),
-        int(trigger.get("step", -1)),
-        str(trigger.get("stage", "")),
+        int(line.get("step", trigger.get("step", -1))),
+        str(line.get("stage", trigger.get("stage", ""))),
         line["what"],
         detail,
     )

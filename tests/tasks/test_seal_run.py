@@ -75,12 +75,13 @@ def test_a_case_is_sealed_once(tmp_path: Path) -> None:
 
 
 def test_label_of_a_composed_scenario() -> None:
-    """The earliest real fault is the root, every kind counts, and a process target has no peer."""
+    """The real fault that fired first is the root, every kind counts, and a process target has no peer."""
     process = {"type": "process", "component": "rollout1"}
     later = {**FAULT, "id": "f2", "kind": "memory-pressure", "trigger": {"step": 4, "stage": "rollout"}, "target": process}
     first = {**later, "id": "f3", "kind": "cpu-contention", "trigger": {"step": 2, "stage": "rollout"}}
     noop = {**FAULT, "kind": "noop", "trigger": {"step": 0, "stage": "train"}}
-    label = label_of({"faults": [noop, later, first]})
+    fired = [{"what": "fired", "fault_id": name, "mono_s": at} for name, at in (("f1", 0.0), ("f3", 2.0), ("f2", 4.0))]
+    label = label_of({"faults": [noop, later, first]}, fired)
     assert label == Label(
         fault=True, component="rollout1", stage="rollout", kinds=("cpu-contention", "memory-pressure"), step=2
     )
