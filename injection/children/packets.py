@@ -1,5 +1,0 @@
-"""Holds, loses or refuses packets of one link; see `injection/packets.py`."""
-
-from injection.packets import main
-
-main()
