@@ -111,7 +111,7 @@ def _rendezvous() -> str:
 
     store = open_store("127.0.0.1")
     try:
-        join(Seat(0, 1, 0, "cpu"), "the check", ("127.0.0.1", store.port), "check", 10.0, 10.0)
+        join(Seat(0, 1, 0, "cpu"), "the check", "127.0.0.1", ("127.0.0.1", store.port), "check", 10.0, 10.0)
         versions_of_all(0)
     finally:
         leave()

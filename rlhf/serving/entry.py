@@ -19,7 +19,7 @@ from starlette.responses import Response
 from rlhf import wire
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
-from rlhf.errors import EngineError
+from rlhf.errors import EngineError, InferenceEngineError
 from rlhf.serving import protocol
 from rlhf.serving.config import ServingConfig
 from rlhf.serving.failures import cause_of, sentence
@@ -91,8 +91,7 @@ class Entry:
             return _told(BAD_REQUEST, str(error))
         except TimeoutError:
             self._members = []
-            silent = ", ".join(str(rank) for rank in sorted(self._silent))
-            return _told(UNAVAILABLE, f"no answer of rank {silent or 'any'} within {self._serving.request_s:g} s")
+            return _told(UNAVAILABLE, self._late())
         except Exception as error:
             # Whatever went wrong behind us, the group is not to be trusted; the next request forms a new one.
             self._members = []
@@ -138,9 +137,14 @@ class Entry:
             member["version"] = version
 
     async def members(self) -> list[dict[str, Any]]:
-        """Rank, device, version and pid of each replica, by rank. Raises what keeps them from meeting."""
-        async with asyncio.timeout(self._serving.request_s), self._one:
-            return await self._formed()
+        """Rank, device, version and pid of each replica, by rank. Raises InferenceEngineError with what keeps them apart."""
+        try:
+            async with asyncio.timeout(self._serving.request_s), self._one:
+                return await self._formed()
+        except TimeoutError as error:
+            raise InferenceEngineError("InitializeError", self._late()) from error
+        except Exception as error:
+            raise InferenceEngineError("InitializeError", sentence(error)) from error
 
     async def _health(self, _: str, __: bytes) -> Answer:
         """Who is who, forming the group if there is none."""
@@ -155,6 +159,10 @@ class Entry:
             seats = give_out(berths, self._config.device)
             self._members = await self._all("form", [(seat, meeting, name) for seat in seats])
         return self._members
+
+    def _late(self) -> str:
+        silent = ", ".join(str(rank) for rank in sorted(self._silent))
+        return f"no answer of rank {silent or 'any'} within {self._serving.request_s:g} s"
 
     async def _all(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The method on every rank at once; the first error is raised when it comes, whoever still waits for the others."""

@@ -29,8 +29,8 @@ def open_store(address: str) -> TCPStore:
     return TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
-def join(seat: Seat, who: str, meeting: tuple[str, int], name: str, rendezvous_s: float, collective_s: float) -> None:
-    """Be `seat.rank` of the group `name`, leaving any earlier group.
+def join(seat: Seat, who: str, own: str, meeting: tuple[str, int], name: str, rendezvous_s: float, collective_s: float) -> None:
+    """Be `seat.rank` of the group `name`, leaving any earlier group. `own` is this node's address, over which ranks exchange.
 
     Raises InferenceEngineError (InitializeError) at once when the rank is taken, and after `rendezvous_s` with the ranks
     that did not arrive.
@@ -39,7 +39,7 @@ def join(seat: Seat, who: str, meeting: tuple[str, int], name: str, rendezvous_s
     address, port = meeting
     store = PrefixStore(name, TCPStore(address, port, is_master=False, timeout=timedelta(seconds=STORE_CALL_S)))
     check_in(store, seat, who, rendezvous_s)
-    os.environ["GLOO_SOCKET_IFNAME"] = interface_of(address)
+    os.environ["GLOO_SOCKET_IFNAME"] = interface_of(own)
     dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.world, timeout=timedelta(seconds=collective_s))
 
 

@@ -49,7 +49,8 @@ class PolicyRank:
         """Join the group; weights are then those of whoever has the newest. Returns rank, device, version and pid."""
         tag = serve.get_replica_context().replica_tag
         seat = seat_taken(given, self._serving.rank_source, tag, os.environ)
-        group.join(seat, tag, meeting, name, self._serving.rendezvous_s, self._serving.collective_s)
+        own = ray.util.get_node_ip_address()
+        group.join(seat, tag, own, meeting, name, self._serving.rendezvous_s, self._serving.collective_s)
         if self._engine is None or self._engine.rank != seat.rank:
             self._engine = RolloutEngine(self._config, seat.rank)
             self._engine.device = torch.device(seat.device)
