@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class Posture:
     stage_deadline: bool = False
     """calls of workers are given up at a bound learned from how long they took, if that is shorter than their time-out"""
     restart: bool = False
-    """a rollout worker that is lost or does not answer in time is started again, and its share sampled anew"""
+    """processes that are lost are started again, train workers in their last good state, and what failed is done once more"""
     first_cause: bool = False
     """errors of the cleanup are warnings and notes; the cause is the last error told"""
     acked_events: bool = False
@@ -174,7 +175,9 @@ class JobConfig:
     periodic_save_interval: int = 0
     """0 = never"""
     recover_mode: str = "disabled"
-    """disabled: begin at step 0; auto: go on after the latest checkpoint of the job's folder, if it loads"""
+    """disabled: begin at step 0; auto: go on after a checkpoint of the job's folder, if there is one that loads"""
+    recover_from: str = "latest"
+    """latest | periodic (the newest of those that are kept) | a periodic checkpoint's name, epoch0epochstep4globalstep4"""
     timeouts: Timeouts = field(default_factory=Timeouts)
     posture: Posture = field(default_factory=Posture)
     serving: ServingConfig = field(default_factory=ServingConfig)
@@ -214,6 +217,9 @@ def refuse_impossible(config: JobConfig) -> None:
     for name, allowed in words.items():
         if getattr(config, name) not in allowed:
             raise ValueError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")
+    if not re.fullmatch(r"latest|periodic|epoch\d+epochstep\d+globalstep\d+", config.recover_from):
+        example = "epoch0epochstep4globalstep4"
+        raise ValueError(f"recover_from is {config.recover_from!r}; allowed: latest, periodic, or a name like {example}")
     _refuse_layouts(config)
     _refuse_sizes(config)
 
@@ -232,8 +238,6 @@ def _refuse_layouts(config: JobConfig) -> None:
     needed_mib = max(config.train_memory_mib, config.kv_cache_mib)
     if config.colocated and needed_mib > config.arena_mib:
         raise ValueError(f"arena_mib {config.arena_mib}: a worker alone needs {needed_mib} MiB of the shared device")
-    if config.posture.restart and (config.colocated or config.weight_sync != "metaserver"):
-        raise ValueError("posture restart: a new worker takes its weights from the MetaServer and a device of its own")
 
 
 def _refuse_sizes(config: JobConfig) -> None:

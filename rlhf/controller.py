@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rlhf import seam
 from rlhf.batch import DistributedBatchMemory
@@ -16,6 +17,7 @@ from rlhf.errors import EngineError
 from rlhf.links import job_dir
 from rlhf.prompts import sample_prompts
 from rlhf.reference_controller import ReferenceController
+from rlhf.revival import Revival
 from rlhf.rollout_controller import RolloutController
 from rlhf.stats import StatsTracker
 from rlhf.train_controller import TrainController
@@ -25,7 +27,12 @@ logger = logging.getLogger(__name__)
 
 EPOCH = 0  # prompts are drawn anew for each step, so the whole run is one epoch
 
+T = TypeVar("T")
 Hand = TrainController | RolloutController | ReferenceController
+
+
+class SetBackError(Exception):
+    """Train workers came back in the state of an earlier step, from which the loop has to go on."""
 
 
 class Controller:
@@ -34,46 +41,63 @@ class Controller:
     def __init__(self, config: JobConfig, stats: StatsTracker):
         self._config = config
         self._stats = stats
-        self._first = 0
+        #: Set where lost processes are to be started again.
+        self.revival: Revival | None = None
         self.train = TrainController(config, stats)
         self.rollout = RolloutController(config, stats)
         self.reference = ReferenceController(config, stats)
         self.hands: tuple[Hand, ...] = (self.train, self.rollout, self.reference)
 
     def start(self) -> None:
-        """Create and initialize all engines, all roles at once; then go on where an earlier run stopped, if asked to."""
+        """Create and initialize all engines, all roles at once, in the state from which to go on."""
         with ThreadPoolExecutor(max_workers=len(self.hands)) as pool:
             wait_all([pool.submit(hand.start) for hand in self.hands])
         if self._config.recover_mode == "auto":
-            self._first = self.train.recover() + 1
-            logger.info("recover: begin at step: %d, epoch: %d", self._first, EPOCH)
+            logger.info("recover: begin at step: %d, epoch: %d", self.train.trained + 1, EPOCH)
 
     def run(self) -> None:
-        """Every step of the job that is left."""
-        for step in range(self._first, self._config.steps):
+        """Every step of the job that is left. Where the train state was set back, its later steps are done once more."""
+        while (step := self.train.trained + 1) < self._config.steps:
             self._stats.step = step
-            self._step(step)
+            try:
+                self._step(step)
+            except SetBackError as error:
+                logger.warning("%s", error)
 
     def _step(self, step: int) -> None:
         start = time.monotonic()
         with self._timed("e2e"):
             with self._timed("weights_update_step"), seam.stage("weights_update", step):
-                self._update_weights(step)
+                self._survive(lambda: self._update_weights(step))
             with self._timed("rollout_step"), seam.stage("rollout", step):
-                self._notify(self.rollout.group, "rollout_start", step)
-                batch = self._rollout(step)
+                batch = self._survive(lambda: self._rollout(step))
             with self._timed("post_data_process"):
-                self._notify(self.rollout.group, "rollout_end", step)
+                self._survive(lambda: self._notify(self.rollout.group, "rollout_end", step))
             if self._config.kl_coefficient > 0:
                 with self._timed("reference_step"), seam.stage("reference", step):
-                    self._compute_reference(batch, step)
+                    self._survive(lambda: self._compute_reference(batch, step))
             with self._timed("train_step"):
                 with seam.stage("train", step):
-                    self._notify(self.train.group, "train_start", step)
-                    figures = self._train(batch, step)
+                    figures = self._survive(lambda: self._train(batch, step))
                 self._save_if_due(step)
-                self._notify(self.train.group, "train_end", step)
+                self._survive(lambda: self._notify(self.train.group, "train_end", step))
         self._record(batch, figures, step, time.monotonic() - start)
+
+    def _survive(self, act: Callable[[], T]) -> T:
+        """Do a part of a step; once more, if need be, after lost processes were started again.
+
+        Raises SetBackError when that left the train workers in another state than `act` begins with.
+        """
+        if self.revival is None:
+            return act()
+        since = self.train.trained
+
+        def again() -> T:
+            if self.train.trained != since:
+                raise SetBackError(f"train state is set back from step {since} to step {self.train.trained}")
+            return act()
+
+        return self.revival.survive(again)
 
     def _update_weights(self, step: int) -> None:
         """Through the store uploads and updates at once, through the disk one after the other; the first failure is raised."""
@@ -86,8 +110,12 @@ class Controller:
             wait_all(self.rollout.update_weights(step))
             DiskWeights(job_dir(), self._config).clear(step)
             logger.info("disk update weight succeeded, step: %d, epoch: %d", step, EPOCH)
+        self.rollout.unfed = False
 
     def _rollout(self, step: int) -> DistributedBatchMemory:
+        if self.rollout.unfed:
+            self._update_weights(step)
+        self._notify(self.rollout.group, "rollout_start", step)
         logger.info("start to rollout, step: %d, epoch: %d", step, EPOCH)
         with self._timed("rollout_main"):
             batch = self.rollout.rollout(sample_prompts(self._config, step), step)
@@ -100,6 +128,7 @@ class Controller:
         logger.info("compute ref logprobs succeeded, step: %d, epoch: %d", step, EPOCH)
 
     def _train(self, batch: DistributedBatchMemory, step: int) -> dict[str, float]:
+        self._notify(self.train.group, "train_start", step)
         logger.info("start to train, step: %d, epoch: %d", step, EPOCH)
         with self._timed("train_distributed_batch"):
             figures = self.train.train_distributed_batch(batch, step)
@@ -120,7 +149,7 @@ class Controller:
         logger.info("[Trainer] start save %s, %s", what, position)
         with self._timed(f"{which}_recover_save"), seam.stage("checkpoint", step):
             try:
-                self.train.save(step, **kept)
+                self._survive(lambda: self.train.save(step, **kept))
             except EngineError as error:
                 if self._config.posture.on_save_failure == "raise":
                     raise

@@ -20,6 +20,7 @@ from rlhf.resilience.first_cause import keep_first_cause
 from rlhf.resilience.restart_protocol import RestartSettings
 from rlhf.revival import Revival
 from rlhf.scheduler_client import SchedulerClient
+from rlhf.services import Services
 from rlhf.sft_controller import SftController
 from rlhf.stats import StatsTracker
 from rlhf.topology import ranked
@@ -38,8 +39,9 @@ def run(job_dir: Path) -> None:
         die_by_sigterm(scheduler, stats)
         try:
             controller = (SftController if config.workload == "sft" else Controller)(config, stats)
-            if config.posture.restart and config.workload == "grpo":
-                controller.rollout.revival = Revival(scheduler.restart_worker, RestartSettings.from_environment(), stats)
+            if config.posture.restart:
+                hands = (*controller.hands, Services(config))
+                controller.revival = Revival(scheduler, hands, RestartSettings.from_environment(), stats)
             with stats.record_timing("init", "init"), seam.stage("init", -1):
                 start(config, scheduler, controller)
             controller.run()

@@ -1,13 +1,38 @@
-"""What a checkpoint must tell besides weights for a job to go on where it stopped: step, place in the data, random state."""
+"""Which checkpoint a job goes on from, and what that must tell besides weights: step, place in the data, random state."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlhf.config import JobConfig
 from rlhf.errors import TrainEngineError
+
+#: Sources of a recovery that may be empty: the latest checkpoint, the newest periodic one.
+LATEST, PERIODIC = KINDS = ("latest", "periodic")
+#: What a train worker put down for lost fellows.
+RESCUE = "rescue"
+PERIODIC_NAME = re.compile(r"epoch\d+epochstep\d+globalstep(\d+)")
+
+
+def periodic_name(epoch: int, step: int) -> str:
+    """The folder of a periodic checkpoint, in that of the checkpoints."""
+    return f"epoch{epoch}epochstep{step}globalstep{step}"
+
+
+def folders_of(job_dir: Path, source: str) -> list[Path]:
+    """Where to look for a checkpoint, in that order: by one of KINDS, RESCUE or a periodic one's name. At least one folder."""
+    recover = job_dir / "recover"
+    if source == RESCUE:
+        return [job_dir / RESCUE]
+    if source not in KINDS:
+        return [recover / source]
+    found = [(int(match[1]), path) for path in recover.glob("epoch*") if (match := PERIODIC_NAME.fullmatch(path.name))]
+    periodic = [path for _, path in sorted(found, reverse=True)]
+    return [recover, *periodic] if source == LATEST else periodic or [recover / PERIODIC]
 
 
 def recover_info(config: JobConfig, step: int) -> dict[str, Any]:

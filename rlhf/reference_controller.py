@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,21 @@ class ReferenceController:
         """Create the engines."""
         self.group.create_engines()
         self.group.initialize()
+
+    def lost(self) -> list[str]:
+        """Names of workers that answer nobody."""
+        return self.group.lost()
+
+    def retire(self, _: Sequence[str]) -> list[str]:
+        """Nobody has to be started again with one of these."""
+        return []
+
+    def renew(self, restarted: set[str]) -> None:
+        """Make the engines of workers that were started again. Theirs is the initial policy, never a checkpoint."""
+        if ranks := self.group.ranks_of(restarted):
+            self.group.hang_up(ranks)
+            self.group.create_engines(ranks)
+            self.group.initialize(ranks)
 
     def compute_logprobs(self, batch: DistributedBatchMemory, step: int) -> Tensor:
         """`[m, T - 1]` in nats."""

@@ -1,34 +1,102 @@
-"""A lost worker is started again by the scheduler, at most a few times in a row; how often, and whether it helped, is kept."""
+"""Processes of the job that are lost are started again, and what failed for want of them is done once more.
+
+An act of the loop (an update, a rollout, a save) may be repeated: with the same step and weights it gives the same. Training
+may not, so train workers that come back also take their state back: to where it was before, or to the latest checkpoint.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
-from rlhf.errors import FrameworkError
+from rlhf.errors import EngineError, FrameworkError
 from rlhf.resilience.breaker import CircuitBreaker
 from rlhf.resilience.restart_metrics import RestartMetrics
 from rlhf.resilience.restart_protocol import RestartSettings
+from rlhf.rpc import RpcError
 from rlhf.stats import StatsTracker
 
 logger = logging.getLogger(__name__)
 
-#: Restarts of one worker within WINDOW_S (real seconds) before it is left for lost.
+T = TypeVar("T")
+#: Restarts of one component within WINDOW_S (real seconds) before it is left for lost.
 LIMIT = 3
 WINDOW_S = 600.0
 
 
-class Revival:
-    """Calls ``restart_worker(component, wait_s)``, which returns when the worker listens again, and keeps the figures."""
+class Restarter(Protocol):
+    """Who has processes ended and started: the scheduler's client."""
 
-    def __init__(self, restart_worker: Callable[[str, float], None], settings: RestartSettings, stats: StatsTracker):
-        self._restart_worker, self._settings, self._stats = restart_worker, settings, stats
+    def ended(self) -> list[str]: ...
+    def restart_workers(self, components: Sequence[str], wait_s: float) -> None: ...
+
+
+class Hand(Protocol):
+    """Who has the engines: the controller's hand on the workers of one role."""
+
+    def lost(self) -> list[str]: ...
+    def retire(self, lost: Sequence[str]) -> list[str]: ...
+    def renew(self, restarted: set[str]) -> None: ...
+
+
+class Revival:
+    """Repeats acts whose failure is the loss of a process. Figures of the restarts go to the stats."""
+
+    def __init__(self, restarter: Restarter, hands: Sequence[Hand], settings: RestartSettings, stats: StatsTracker):
+        self._restarter, self._hands, self._settings, self._stats = restarter, hands, settings, stats
         self._breakers: dict[str, CircuitBreaker] = {}
         self._metrics = RestartMetrics()
+        self._unmade: set[str] = set()
 
-    def restart(self, component: str, cause: Exception) -> None:
-        """Have a worker started again because of ``cause``, which is raised if that is switched off, in vain, or too often."""
+    def survive(self, act: Callable[[], T]) -> T:
+        """What `act` returns, in the end. Raises what it raised when nothing is lost, or is lost in vain or too often."""
+        while True:
+            try:
+                self._renew()
+                return act()
+            except EngineError as error:
+                lost = self._lost(error)
+                if not lost:
+                    raise
+                self._restart(lost, error)
+
+    def _lost(self, error: EngineError) -> list[str]:
+        """Who has ended or answers nobody; else, if the error is that a call had no answer in time, who was called.
+
+        An event without an answer condemns nobody: its receiver may be at work, and whoever needs it to be heard says so.
+        """
+        try:
+            names = {*self._restarter.ended(), *(name for hand in self._hands for name in hand.lost())}
+        except FrameworkError as unknown:
+            raise error from unknown
+        cause = error.__cause__
+        if not names and isinstance(cause, RpcError) and cause.status == 0 and error.sub_error != "NotifyEventError":
+            names = {cause.component}
+        return sorted(names)
+
+    def _restart(self, lost: list[str], cause: EngineError) -> None:
+        """Start the lost again, then those that cannot go on without them. Raises `cause` where that is refused or in vain."""
+        for component in lost:
+            self._allow(component, cause)
+        start, succeeded = time.monotonic(), False
+        logger.warning("%s lost and will be restarted: %s", _are(lost), cause)
+        try:
+            self._start(lost)
+            for hand in self._hands:
+                self._start(hand.retire(lost))
+            succeeded = True
+        except FrameworkError as error:
+            logger.warning("%s could not be restarted: %s", ", ".join(lost), error)
+            raise cause from error
+        finally:
+            self._metrics.restarted(time.monotonic(), succeeded=succeeded)
+            self._stats.scalar("", self._stats.step, **self._metrics.figures())
+        logger.info("%s listening again after %.2fs", _are(lost), time.monotonic() - start)
+
+    def _allow(self, component: str, cause: EngineError) -> None:
+        """Count a restart of a component. Raises `cause` when restarts are switched off, or were too many of late."""
         breaker = self._breakers.setdefault(component, CircuitBreaker(LIMIT, WINDOW_S, WINDOW_S))
         if not self._settings.enabled:
             raise cause
@@ -38,15 +106,19 @@ class Revival:
             )
             raise cause
         breaker.failed()
-        start, succeeded = time.monotonic(), False
-        logger.warning("%s is lost and will be restarted: %s", component, cause)
-        try:
-            self._restart_worker(component, self._settings.wait_s)
-            succeeded = True
-        except FrameworkError as error:
-            logger.warning("%s could not be restarted: %s", component, error)
-            raise cause from error
-        finally:
-            self._metrics.restarted(time.monotonic(), succeeded=succeeded)
-            self._stats.scalar("rollout", self._stats.step, **self._metrics.figures())
-        logger.info("%s listens again after %.2fs", component, time.monotonic() - start)
+
+    def _start(self, components: Sequence[str]) -> None:
+        if components:
+            self._restarter.restart_workers(components, self._settings.wait_s)
+            self._unmade.update(components)
+
+    def _renew(self) -> None:
+        """Have the engines made of whatever was started again since. Raises EngineError; then they are still to be made."""
+        restarted = set(self._unmade)
+        for hand in self._hands:
+            hand.renew(restarted)
+        self._unmade -= restarted
+
+
+def _are(components: list[str]) -> str:
+    return f"{', '.join(components)} {'is' if len(components) == 1 else 'are'}"

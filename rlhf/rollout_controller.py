@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
 
 from torch import Tensor
 
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
 from rlhf.errors import EngineError, InferenceEngineError
-from rlhf.revival import Revival
 from rlhf.rpc import Reply
 from rlhf.stats import StatsTracker
 from rlhf.worker_group import WorkerGroup, wait_all, wait_future_ordered
 from storage.records import Role
 
 logger = logging.getLogger(__name__)
+
+Shares = Sequence[dict[str, Tensor]]
 
 
 class RolloutController:
@@ -27,55 +27,74 @@ class RolloutController:
     def __init__(self, config: JobConfig, stats: StatsTracker):
         self._config = config
         self.group = WorkerGroup(Role.ROLLOUT, config, stats, InferenceEngineError)
-        self.revival: Revival | None = None
+        #: A worker was started again and has not had weights since.
+        self.unfed = False
+        self._sampled: tuple[int, dict[int, Reply]] = (-1, {})
 
     def start(self) -> None:
         """Create the engines."""
         self.group.create_engines()
         self.group.initialize()
 
+    def lost(self) -> list[str]:
+        """Names of workers that answer nobody."""
+        return self.group.lost()
+
+    def retire(self, _: Sequence[str]) -> list[str]:
+        """Nobody has to be started again with one of these."""
+        return []
+
+    def renew(self, restarted: set[str]) -> None:
+        """Make the engines of workers that were started again. They have no weights but the initial ones."""
+        if ranks := self.group.ranks_of(restarted):
+            self.unfed = True
+            self.group.hang_up(ranks)
+            self.group.create_engines(ranks)
+            self.group.initialize(ranks)
+
     def update_weights(self, version: int) -> list[Future[Reply]]:
         """Begin every worker's wait for the weights; its own deadline is shorter than this call's."""
-        return self.group.call(*self._update_call(), version=version)
-
-    def _update_call(self) -> tuple[str, str, float]:
-        """Method, sub-error and time-out."""
         timeout_s = self._config.timeout_s("update_weights") + self._config.timeout_s("rpc_grace")
         method = "update_weights" if self._config.weight_sync == "metaserver" else "update_weights_from_disk"
-        return method, "UpdateWeightError", timeout_s
+        return self.group.call(method, "UpdateWeightError", timeout_s, version=version)
 
     def rollout(self, prompts: DistributedBatchMemory, step: int) -> DistributedBatchMemory:
         """Samples of all prompts. A worker that fails costs its share, or the step, as the posture says."""
         shares = [share.state() for share in prompts.split(self._config.rollout_workers)]
-        futures = self.group.call("generate", "RolloutError", self._config.timeout_s("rollout"), shares, step=step)
-        if self.revival is not None:
-            replies = [self._reply_or_again(rank, future, shares[rank], step) for rank, future in enumerate(futures)]
+        if self._config.posture.restart:
+            replies = self._sample_missing(shares, step)
         elif self._config.posture.partial_rollout == "abort":
-            replies = wait_all(futures)
+            replies = wait_all(self._generate(shares, step))
         elif self._config.posture.partial_rollout == "exit":
-            replies = [reply for reply in wait_future_ordered(futures) if reply is not None]
+            replies = [reply for reply in wait_future_ordered(self._generate(shares, step)) if reply is not None]
         else:
-            replies = [reply for reply in map(self._reply_or_none, futures) if reply is not None]
+            replies = [reply for reply in map(self._reply_or_none, self._generate(shares, step)) if reply is not None]
         if not replies:
             raise InferenceEngineError("RolloutError", f"no worker returned a sample in step {step}")
         return DistributedBatchMemory.concat([DistributedBatchMemory(tensors) for _, tensors in replies])
 
-    def _reply_or_again(self, rank: int, future: Future[Reply], share: dict[str, Tensor], step: int) -> Reply:
-        """A worker's samples; a lost one is started again and asked anew, until that is refused. Raises EngineError."""
-        assert self.revival is not None
-        ask: Callable[[], Reply] = future.result
-        while True:
-            try:
-                return ask()
-            except EngineError as error:
-                self.revival.restart(self.group.names[rank], error)
-            ask = partial(self._from_scratch, rank, share, step)
+    def _generate(
+        self, shares: Sequence[dict[str, Tensor]], step: int, ranks: Sequence[int] | None = None
+    ) -> list[Future[Reply]]:
+        timeout_s = self._config.timeout_s("rollout")
+        return self.group.call("generate", "RolloutError", timeout_s, shares, ranks, step=step)
 
-    def _from_scratch(self, rank: int, share: dict[str, Tensor], step: int) -> Reply:
-        """Engine, weights and samples of a worker that has just been started. A rollout is idempotent: nothing is kept."""
-        self.group.renew(rank)
-        self.group.call_one(rank, *self._update_call(), version=step)
-        return self.group.call_one(rank, "generate", "RolloutError", self._config.timeout_s("rollout"), share, step=step)
+    def _sample_missing(self, shares: Shares, step: int) -> list[Reply]:
+        """Replies by rank. When some fail the others' are kept, and whoever asks for the same step again gets them.
+
+        A share that is sampled anew is what it would have been: it depends on seed, rank, step and weights alone.
+        """
+        if self._sampled[0] != step:
+            self._sampled = (step, {})
+        replies = self._sampled[1]
+        missing = [rank for rank in range(len(shares)) if rank not in replies]
+        futures = self._generate([shares[rank] for rank in missing], step, missing)
+        try:
+            wait_all(futures)
+        finally:
+            done = {rank: future.result() for rank, future in zip(missing, futures, strict=True) if not future.exception()}
+            replies.update(done)
+        return [replies[rank] for rank in range(len(shares))]
 
     @staticmethod
     def _reply_or_none(future: Future[Reply]) -> Reply | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import requests
@@ -26,6 +27,8 @@ class SchedulerClient:
         self._session = open_session("controller", "scheduler", "scheduler")
         self._uids: list[str] = []
         self._job_of: dict[str, str] = {}
+        #: Told of components that were started again, once they listen.
+        self.restarted: Callable[[Sequence[str]], None] = lambda _: None
 
     def submit(self, name: str, components: list[str], beside: str = "") -> str:
         """Submit a job, on the hosts of job ``beside`` if one is given; returns its uid.
@@ -53,7 +56,7 @@ class SchedulerClient:
         """Until every worker listens. Raises FrameworkError naming those that ended or are missing."""
         deadline = time.monotonic() + self._config.timeout_s("init")
         while True:
-            workers = [worker for uid in self._uids for worker in self._show(uid)["workers"]]
+            workers = self._workers()
             ended = [f"{worker['component']} (exit code {worker['exit_code']})" for worker in workers if _ended(worker)]
             missing = [worker["component"] for worker in workers if not worker["ports"]]
             if ended:
@@ -65,19 +68,29 @@ class SchedulerClient:
                 raise FrameworkError("SchedulerError", text)
             time.sleep(POLL_S)
 
-    def restart_worker(self, component: str, wait_s: float) -> None:
-        """End a worker, start it again, and wait until it listens. Raises FrameworkError (SchedulerError)."""
-        uid, deadline = self._job_of[component], time.monotonic() + wait_s
+    def ended(self) -> list[str]:
+        """Components that were submitted and have ended. Raises FrameworkError (SchedulerError)."""
         try:
-            self._ask("POST", f"{JOBS_URL}/{uid}/restart/{component}", wait_s)
-            while time.monotonic() < deadline:
-                worker = next(worker for worker in self._show(uid)["workers"] if worker["component"] == component)
-                if worker["ports"]:
-                    return
+            return [worker["component"] for worker in self._workers() if _ended(worker)]
+        except requests.RequestException as error:
+            raise FrameworkError("SchedulerError", f"the scheduler does not say who has ended: {error}") from error
+
+    def restart_workers(self, components: Sequence[str], wait_s: float) -> None:
+        """End workers, start them again, and wait until they listen. Raises FrameworkError (SchedulerError)."""
+        names, deadline = ", ".join(components), time.monotonic() + wait_s
+        try:
+            for component in components:
+                self._ask("POST", f"{JOBS_URL}/{self._job_of[component]}/restart/{component}", wait_s)
+            while missing := [worker for worker in self._workers(components) if not worker["ports"]]:
+                if ended := [worker["component"] for worker in missing if _ended(worker)]:
+                    raise FrameworkError("SchedulerError", f"restart of {names}: {', '.join(ended)} ended before it listened")
+                if time.monotonic() > deadline:
+                    silent = ", ".join(worker["component"] for worker in missing)
+                    raise FrameworkError("SchedulerError", f"restart of {names}: no sign of {silent} within {wait_s:.0f}s")
                 time.sleep(POLL_S)
         except requests.RequestException as error:
-            raise FrameworkError("SchedulerError", f"restart of {component}: {error}") from error
-        raise FrameworkError("SchedulerError", f"restart of {component}: it does not listen within {wait_s:.0f}s")
+            raise FrameworkError("SchedulerError", f"restart of {names}: {error}") from error
+        self.restarted(components)
 
     def cleanup_jobs(self, level: int = logging.ERROR) -> list[Exception]:
         """Cancel every job, in order of submission. An error is logged at ``level`` and returned, and the next one is tried."""
@@ -93,6 +106,11 @@ class SchedulerClient:
                 errors.append(error)
         logger.info("scheduler cleanup_jobs finished")
         return errors
+
+    def _workers(self, components: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """What the scheduler knows of these workers, or of all."""
+        workers = [worker for uid in self._uids for worker in self._show(uid)["workers"]]
+        return [worker for worker in workers if not components or worker["component"] in components]
 
     def _show(self, uid: str) -> dict[str, Any]:
         return self._ask("GET", f"{JOBS_URL}/{uid}", self._config.timeout_s("init"))

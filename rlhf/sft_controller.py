@@ -22,7 +22,7 @@ class SftController(Controller):
     def __init__(self, config: JobConfig, stats: StatsTracker):
         self._config = config
         self._stats = stats
-        self._first = 0
+        self.revival = None
         self.train = TrainController(config, stats)
         self.hands = (self.train,)
 
@@ -31,10 +31,9 @@ class SftController(Controller):
         batch = right_answers(self._config, step)
         with self._timed("e2e"), self._timed("train_step"):
             with seam.stage("train", step):
-                self._notify(self.train.group, "train_start", step)
-                figures = self._train(batch, step)
+                figures = self._survive(lambda: self._train(batch, step))
             self._save_if_due(step)
-            self._notify(self.train.group, "train_end", step)
+            self._survive(lambda: self._notify(self.train.group, "train_end", step))
         self._record(batch, figures, step, time.monotonic() - start)
 
     def _record(self, batch: DistributedBatchMemory, figures: dict[str, float], step: int, seconds: float) -> None:

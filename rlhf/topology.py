@@ -35,6 +35,9 @@ PURPOSES = {
     Role.REFERENCE: ("rpc",),
 }
 
+#: What has no engine, and what is spoken there. Who may have them started again asks them how they are.
+SERVICES = {"metaserver": "weights", "reward": "reward"}
+
 
 def ranked(config: JobConfig, role: Role) -> list[str]:
     """The components of a ranked role, by rank."""
@@ -81,6 +84,7 @@ def links(config: JobConfig) -> list[tuple[str, str, str]]:
         *[(name, "metaserver", "weights") for name in trains + rollouts],
         *[(name, "reward", "reward") for name in rollouts],
         *[(name, "serving", "generate") for name in rollouts if config.rollout_engine == "served"],
+        *[("controller", name, purpose) for name, purpose in SERVICES.items() if config.posture.restart],
     ]
 
 

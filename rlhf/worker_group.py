@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -33,50 +33,47 @@ class WorkerGroup:
     def __init__(self, role: Role, config: JobConfig, stats: StatsTracker, error: type[EngineError], events: bool = True):
         self.config = config
         self._error = error
-        #: A lost one of these is started again by the call that follows the event, so the event's failure is not the end.
-        self._restarted = config.posture.restart and role is Role.ROLLOUT
         self.names = ranked(config, role)
         self._calls = [RpcClient(name, config, stats) for name in self.names]
         self._events = [RpcClient(name, config, stats, "event") for name in self.names] if events else []
         self._learned: dict[str, LearnedDeadline] = {}
         self._pool = ThreadPoolExecutor(max_workers=len(self.names), thread_name_prefix=str(role))
 
-    def create_engines(self) -> None:
-        """Have every engine made in its process."""
-        wait_all([self._pool.submit(self._guard, "InitializeError", client.create_engine) for client in self._calls])
+    def create_engines(self, ranks: Sequence[int] | None = None) -> None:
+        """Have every engine, or those of some ranks, made in its process."""
+        asked = range(len(self.names)) if ranks is None else ranks
+        wait_all([self._pool.submit(self._guard, "InitializeError", self._calls[rank].create_engine) for rank in asked])
 
-    def initialize(self, **arguments: Any) -> None:
-        """Make every engine ready; train ranks meet here."""
-        wait_all(self.call("initialize", "InitializeError", self.config.timeout_s("init"), **arguments))
+    def initialize(self, ranks: Sequence[int] | None = None, **arguments: Any) -> None:
+        """Make every engine, or those of some ranks, ready; train ranks meet here."""
+        wait_all(self.call("initialize", "InitializeError", self.config.timeout_s("init"), ranks=ranks, **arguments))
+
+    def ranks_of(self, components: Collection[str]) -> list[int]:
+        """Ranks of those of `components` that are of this group."""
+        return [rank for rank, name in enumerate(self.names) if name in components]
+
+    def hang_up(self, ranks: Sequence[int]) -> None:
+        """Close connections to processes that are no more; the next call makes new ones."""
+        for client in (clients[rank] for clients in (self._calls, self._events) if clients for rank in ranks):
+            client.close()
 
     def call(
-        self, method: str, sub_error: str, timeout_s: float, shares: Sequence[dict[str, Tensor]] = (), **arguments: Any
-    ) -> list[Future[Reply]]:
-        """Begin a call of every worker, each with its own share of tensors; futures by rank."""
-        given = list(shares) or [{} for _ in self.names]
-        limit_s = self._limit_s(method, timeout_s)
-        return [
-            self._pool.submit(self._timed_call, client, sub_error, method, limit_s, tensors, arguments)
-            for client, tensors in zip(self._calls, given, strict=True)
-        ]
-
-    def call_one(
         self,
-        rank: int,
         method: str,
         sub_error: str,
         timeout_s: float,
-        tensors: dict[str, Tensor] | None = None,
+        shares: Sequence[dict[str, Tensor]] = (),
+        ranks: Sequence[int] | None = None,
         **arguments: Any,
-    ) -> Reply:
-        """Call one worker and wait for it."""
+    ) -> list[Future[Reply]]:
+        """Begin a call of every worker, or of some ranks, each with its own share of tensors; futures in their order."""
+        asked = range(len(self.names)) if ranks is None else ranks
+        given = list(shares) or [{} for _ in asked]
         limit_s = self._limit_s(method, timeout_s)
-        return self._timed_call(self._calls[rank], sub_error, method, limit_s, tensors or {}, arguments)
-
-    def renew(self, rank: int) -> None:
-        """Make the engine of a worker that was started again, as at the beginning of the job."""
-        self._guard("InitializeError", self._calls[rank].create_engine)
-        self._guard("InitializeError", self._calls[rank].call, "initialize", self.config.timeout_s("init"))
+        return [
+            self._pool.submit(self._timed_call, self._calls[rank], sub_error, method, limit_s, tensors, arguments)
+            for rank, tensors in zip(asked, given, strict=True)
+        ]
 
     def _timed_call(
         self,
@@ -117,7 +114,7 @@ class WorkerGroup:
             try:
                 future.result()
             except EngineError as error:
-                if self.config.posture.on_notify_failure == "raise" and not self._restarted:
+                if self.config.posture.on_notify_failure == "raise":
                     raise
                 logger.warning("notify_%s_event failed: %s", event, error)
                 heard = False
@@ -127,6 +124,11 @@ class WorkerGroup:
         """Names of those that do not answer now: /health, which the busy do not either, or the status, which they do."""
         alive = (lambda client: bool(client.status())) if self.config.posture.readiness else RpcClient.healthy
         return [client.component for client in self._calls if not alive(client)]
+
+    def lost(self) -> list[str]:
+        """Names of those that do not say what they are doing, which the busy do. They are asked all at once."""
+        states = self._pool.map(RpcClient.status, self._calls)
+        return [name for name, state in zip(self.names, states, strict=True) if not state]
 
     def unready(self) -> list[str]:
         """Names of those whose engine does not say that it is initialized."""

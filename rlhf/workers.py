@@ -20,6 +20,7 @@ from rlhf.engines.rollout import RolloutEngine
 from rlhf.engines.train import TrainEngine
 from rlhf.errors import InferenceEngineError, TrainEngineError
 from rlhf.links import job_dir, name_table, open_session
+from rlhf.recover import KINDS, RESCUE, folders_of, periodic_name
 from rlhf.resilience.checkpoint import DamagedCheckpointError
 from rlhf.reward import RewardClient
 from rlhf.rpc import Reply
@@ -80,22 +81,38 @@ class TrainWorker:
         """Write the latest checkpoint or, given an epoch, one that is kept."""
         folder = job_dir() / "recover"
         if epoch >= 0:
-            folder /= f"epoch{epoch}epochstep{step}globalstep{step}"
+            folder /= periodic_name(epoch, step)
         try:
             with self._device.still():
                 return {"bytes": sum(self._engine.save(folder, step).values())}, {}
         except (OSError, RuntimeError) as error:
             raise TrainEngineError("SaveError", f"Failed to save checkpoint of step {step}: {error}") from error
 
-    def recover(self, _: Tensors) -> Reply:
-        """Take up the latest checkpoint; its step, or -1 when there is none that loads. Another job's is refused."""
+    def rescue(self, _: Tensors, step: int) -> Reply:
+        """Put down the state after `step` for workers that are to be started again."""
+        with self._device.still():
+            self._engine.rescue(job_dir() / RESCUE, step)
+        return {}, {}
+
+    def recover(self, _: Tensors, source: str) -> Reply:
+        """Take up a checkpoint; its step, or -1 when there is none. Another job's is refused.
+
+        One that does not load is a warning and as good as none, in the legacy way; with atomic checkpoints the next older one
+        is taken, and it is an error when none is whole.
+        """
+        atomic, folders = self._config.posture.atomic_checkpoint, folders_of(job_dir(), source)
         try:
             with self._device.still():
-                return {"step": self._engine.load(job_dir() / "recover")}, {}
-        except FileNotFoundError:
+                return {"step": self._engine.load(*(folders if atomic else folders[:1]))}, {}
+        except FileNotFoundError as error:
+            if source not in KINDS:
+                raise TrainEngineError("RecoverError", f"there is no checkpoint {source}") from error
             return {"step": -1}, {}
         except (*UNREADABLE, DamagedCheckpointError) as error:
-            logger.warning("the latest checkpoint does not load: %s: %s", type(error).__name__, error)
+            text = f"the {source} checkpoint does not load: {type(error).__name__}: {error}"
+            if atomic:
+                raise TrainEngineError("RecoverError", text) from error
+            logger.warning("%s", text)
             return {"step": -1}, {}
 
     def _state(self) -> list[Tensor]:
@@ -196,7 +213,7 @@ class ReferenceWorker:
 
 WORKERS: dict[str, Any] = {"train": TrainWorker, "rollout": RolloutWorker, "reference": ReferenceWorker}
 METHODS: dict[str, tuple[str, ...]] = {
-    "train": ("rendezvous", "initialize", "upload_weights", "train_batch", "save", "recover"),
+    "train": ("rendezvous", "initialize", "upload_weights", "train_batch", "save", "rescue", "recover"),
     "rollout": ("initialize", "update_weights", "update_weights_from_disk", "generate"),
     "reference": ("initialize", "compute_logprobs"),
 }

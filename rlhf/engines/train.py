@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from rlhf import checkpoint as parity_checkpoint
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
 from rlhf.devices import collective_backend, device_of, half_precision, moved
+from rlhf.errors import TrainEngineError
 from rlhf.grpo import clipped_objective, group_advantages, k3, per_sample
 from rlhf.model import Policy, token_logprobs
 from rlhf.policies import build_policy
@@ -32,7 +34,8 @@ class TrainEngine:
         self.config = config
         self.rank = rank
         self.world = config.train_workers
-        self.step = 0
+        self.step = -1
+        self._before: tuple[int, dict[str, Any]] | None = None
         atomic = config.posture.atomic_checkpoint
         self._save = atomic_checkpoint.save_checkpoint if atomic else parity_checkpoint.save_checkpoint
         self._load = atomic_checkpoint.load_checkpoint if atomic else parity_checkpoint.load_checkpoint
@@ -76,6 +79,8 @@ class TrainEngine:
         `batch` holds whole groups. loss, kl and grad_norm are over all ranks, means over the inner epochs; samples is this
         rank's own number. Raises TrainEngineError when no rank has a sample.
         """
+        if self.config.posture.restart and self.world > 1 and self.config.shard_size == 1:
+            self._before = self.step, self._state()
         share = moved(batch, self.device)
         if self.config.workload == "grpo":
             share["advantages"] = group_advantages(batch["rewards"], batch["group_id"]).to(self.device)
@@ -91,17 +96,29 @@ class TrainEngine:
         """
         if self.rank != 0 and self.config.shard_size == 1:
             return {}
-        state = self.replicas.whole({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+        state = self._state()
         if self.rank != 0:
             return {}
         return self._save(folder, {**state, "recover": recover_info(self.config, step)}, step)
 
-    def load(self, folder: Path) -> int:
-        """Take up the latest checkpoint, of whatever layout of ranks; returns its step.
+    def rescue(self, folder: Path, step: int) -> None:
+        """Write the state after `step`, from whatever rank, also when a step after it was begun, or done.
+
+        Raises TrainEngineError (SaveError) when that is not among what this rank remembers: its state before the step that it
+        was last asked for, and the one it has if that step is not begun.
+        """
+        remembered = {self.step: self._state()} if self._before is None or self._before[0] != self.step else {}
+        remembered |= dict([self._before] if self._before else [])
+        if step not in remembered:
+            raise TrainEngineError("SaveError", f"rank {self.rank} has the state after {sorted(remembered)}, not {step}")
+        self._save(folder, {**remembered[step], "recover": recover_info(self.config, step)}, step)
+
+    def load(self, *folders: Path) -> int:
+        """Take up the latest checkpoint of the first folder that has one, of whatever layout of ranks; returns its step.
 
         Raises what the loader raises, and TrainEngineError (RecoverError) for a checkpoint of another job.
         """
-        state, _ = self._load(folder)
+        state, _ = self._load(*folders)
         self.step = take_up(state["recover"], self.config)
         self.model.load_state_dict(self.replicas.model_state(state["model"]))
         self.optimizer.load_state_dict(self.replicas.optimizer_state(state["optimizer"]))
@@ -111,6 +128,12 @@ class TrainEngine:
         """Leave the other ranks."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+    def _state(self) -> dict[str, Any]:
+        """Model and optimizer, complete, in tensors of their own: a view would be saved with all it is a view of."""
+        state = self.replicas.whole({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+        copied: dict[str, Any] = tree_map(lambda item: item.clone() if isinstance(item, Tensor) else item, state)
+        return copied
 
     def _epoch(self, batch: DistributedBatchMemory) -> tuple[float, float, float]:
         """One optimizer step: loss, kl and gradient norm over the whole batch."""

@@ -59,12 +59,15 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int) -> dict[s
     return {path.name: path.stat().st_size for path in sorted(final.iterdir())}
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Any], int]:
-    """State and step of the newest checkpoint that is whole; a damaged one is passed over with a warning.
+def load_checkpoint(folder: Path, *others: Path) -> tuple[dict[str, Any], int]:
+    """State and step of the newest checkpoint of a folder that is whole; a damaged one is passed over with a warning.
 
+    When none is, the newest of the other folders that is no later than those: a later one is of a course that was given up.
     Raises FileNotFoundError when there was never one, DamagedCheckpointError when none is whole.
     """
     found = _newest_first(folder)
+    more = sorted((path for other in others for path in _newest_first(other)), key=_order, reverse=True)
+    found += [path for path in more if not found or _order(path)[0] <= _order(found[0])[0]]
     if not found:
         raise FileNotFoundError(f"no checkpoint in {folder}")
     for path in found:

@@ -15,11 +15,11 @@ from tests.rlhf.job_folder import JobFolder, free_ports
 
 
 @pytest.fixture
-def job_folder(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[JobConfig], JobFolder]]:
+def job_folder(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., JobFolder]]:
     made: list[JobFolder] = []
 
-    def make(config: JobConfig) -> JobFolder:
-        path = scratch / "job"
+    def make(config: JobConfig, name: str = "job") -> JobFolder:
+        path = scratch / name
         for name in ("logs", "stats", "registry"):
             (path / name).mkdir(parents=True)
         config.save(path / "config.json")

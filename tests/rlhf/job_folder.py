@@ -49,6 +49,11 @@ class JobFolder:
         lines = map(json.loads, (self.path / "stats" / f"{component}.jsonl").read_text().splitlines())
         return [line["value"] for line in lines if line["metric"] == metric]
 
+    def by_step(self, component: str, metric: str) -> dict[int, float]:
+        """A metric's last value of each step."""
+        lines = map(json.loads, (self.path / "stats" / f"{component}.jsonl").read_text().splitlines())
+        return {line["step"]: line["value"] for line in lines if line["metric"] == metric}
+
     def registration(self, component: str) -> dict[str, Any]:
         return dict(json.loads((self.path / "registry" / f"{component}.json").read_text()))
 
@@ -74,22 +79,27 @@ class JobFolder:
 
 
 class Hold:
-    """Listens to a job's announcements; does something while the job is held at entering one stage."""
+    """Listens to a job's announcements; does something while the job is held at entering a stage for the first time."""
 
     def __init__(self, folder: JobFolder, stage: str, step: int, act: Callable[[], object]):
-        self.path = folder.path.parent / "stage"
+        self.path = folder.path.with_suffix(".stage")
         self.seen: list[tuple[str, str]] = []
-        self._point, self._act = (stage, step, "enter"), act
+        self._acts = {(stage, step, "enter"): act}
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(self.path))
         self._server.listen()
         threading.Thread(target=self._run, daemon=True).start()
+
+    def also(self, stage: str, step: int, act: Callable[[], object]) -> Hold:
+        """Do something at another point, too."""
+        self._acts[stage, step, "enter"] = act
+        return self
 
     def _run(self) -> None:
         stream, _ = self._server.accept()
         for line in stream.makefile("rb"):
             event = json.loads(line)
             self.seen.append((event["stage"], event["phase"]))
-            if (event["stage"], event["step"], event["phase"]) == self._point:
-                self._act()
+            if act := self._acts.pop((event["stage"], event["step"], event["phase"]), None):
+                act()
             stream.sendall(json.dumps({"seq": event["seq"]}).encode() + b"\n")

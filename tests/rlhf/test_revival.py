@@ -1,79 +1,50 @@
-"""Lost rollout workers come back: in the whole job, and no more often than is sensible."""
+"""Lost processes of the job come back: no more often than is sensible, and with what their successors need."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from rlhf.config import HARDENED, JobConfig, Posture
-from rlhf.errors import FrameworkError, InferenceEngineError
-from rlhf.resilience.checkpoint import verify_checkpoint
+from rlhf.config import HARDENED, JobConfig
+from rlhf.errors import EngineError, FrameworkError, InferenceEngineError, TrainEngineError
 from rlhf.resilience.restart_protocol import RestartSettings
 from rlhf.revival import LIMIT, Revival
+from rlhf.rpc import RpcError
 from rlhf.stats import StatsTracker
-from tests.rlhf.job_folder import Hold, JobFolder
 
 LOST = InferenceEngineError("RolloutError", "rollout1: Connection lost")
-SMALL = {"steps": 9, "train_workers": 1, "prompts_per_step": 4, "samples_per_prompt": 4}
 
 
-def _finish(folder: JobFolder, job: subprocess.Popen[bytes]) -> int:
-    code = job.wait(200)
-    folder.processes["rlhf.scheduler"].terminate()
-    assert folder.processes["rlhf.scheduler"].wait(60) == 0, folder.log("scheduler")
-    assert folder.living() == []
-    return code
+class Job:
+    """A job of names: who is lost is in ``gone``; what is asked of it is put down in ``done``."""
 
+    def __init__(self, *gone: str):
+        self.gone, self.done = set(gone), list[str]()
+        self.fail: Callable[[str], None] = lambda _: None
 
-@pytest.mark.job
-def test_a_hardened_job_runs_like_any_other(job_folder: Callable[[JobConfig], JobFolder]) -> None:
-    """With every switch on a healthy job does every step, saves, and has nothing to warn of."""
-    config = JobConfig(**SMALL, posture=HARDENED, time_scale=36.0)
-    folder = job_folder(config)
-    folder.start("rlhf.scheduler")
-    assert _finish(folder, folder.start("rlhf.job")) == 0, folder.log("controller")
-    log = folder.log("controller")
-    assert "all engines ready" in log and "WARNING" not in log and "ERROR" not in log
-    assert folder.stats("controller", "batch_samples") == [16.0] * config.steps
-    assert verify_checkpoint((folder.path / "recover" / "latest_checkpoint").resolve())[0] == 8
+    def ended(self) -> list[str]:
+        return sorted(self.gone & {"metaserver"})
 
+    def restart_workers(self, components: Sequence[str], wait_s: float) -> None:
+        self.fail(f"{wait_s:.0f}")
+        self.done.append(f"restart {' '.join(components)}")
+        self.gone -= set(components)
 
-@pytest.mark.job
-@pytest.mark.parametrize(
-    ("number", "posture", "said"),
-    [
-        (signal.SIGKILL, HARDENED, ""),
-        pytest.param(
-            signal.SIGSTOP, Posture(restart=True, stage_deadline=True), "Request timeout after", marks=pytest.mark.long
-        ),
-    ],
-    ids=["killed", "stopped"],
-)
-def test_a_job_survives_the_loss_of_a_rollout_worker(
-    number: int, posture: Posture, said: str, job_folder: Callable[[JobConfig], JobFolder]
-) -> None:
-    """A worker killed, or stopped, on entering a rollout is started again: every step has its whole batch and the job succeeds.
+    def lost(self) -> list[str]:
+        return sorted(self.gone - {"metaserver"})
 
-    The stopped one is found out by the deadline that was learned from the steps before, not by the configured time-out.
-    """
-    config = JobConfig(**SMALL, posture=posture)
-    folder = job_folder(config)
-    hold = Hold(folder, "rollout", 7, lambda: os.kill(folder.registration("rollout1")["pid"], number))
-    folder.start("rlhf.scheduler")
-    assert _finish(folder, folder.start("rlhf.job", STAGE_SOCKET=str(hold.path), STAGE_DEADLINE_S="60")) == 0
-    log = folder.log("controller")
-    assert "rollout1 is lost and will be restarted: InferenceEngineError: RolloutError: rollout1: " + said in log
-    assert "rollout1 listens again after" in log
-    assert folder.stats("controller", "batch_samples") == [16.0] * config.steps
-    assert folder.stats("controller", "restarts_count") == [1.0]
-    assert folder.stats("controller", "restart_success_ratio") == [1.0]
-    assert folder.stats("rollout1", "weights_version").count(7.0) >= 1
-    assert "worker rollout1 is started again, after exit code -9" in folder.log("scheduler")
+    def retire(self, lost: Sequence[str]) -> list[str]:
+        return ["train1"] if "train0" in lost else []
+
+    def renew(self, restarted: set[str]) -> None:
+        if restarted:
+            self.done.append(f"renew {' '.join(sorted(restarted))}")
+
+    def lose(self, *names: str, cause: EngineError = LOST) -> None:
+        self.gone |= set(names)
+        raise cause
 
 
 @pytest.fixture
@@ -81,38 +52,86 @@ def stats(tmp_path: Path) -> StatsTracker:
     return StatsTracker(tmp_path / "controller.jsonl", "controller")
 
 
-def test_what_cannot_be_revived_is_refused() -> None:
-    """Where a new worker could not be what the lost one was, the switch is refused before anything starts."""
-    for job in ({"colocated": True}, {"weight_sync": "disk"}):
-        with pytest.raises(ValueError, match="posture restart"):
-            JobConfig(posture=Posture(restart=True), **job)
+def revival(job: Job, stats: StatsTracker, settings: RestartSettings | None = None) -> Revival:
+    return Revival(job, [job], settings or RestartSettings(), stats)
+
+
+def test_every_layout_may_be_hardened() -> None:
+    """Every switch on, in any layout that the job knows."""
+    for layout in ({"colocated": True}, {"weight_sync": "disk"}, {"shard_size": 2}, {"disk_source": "latest"}):
+        assert JobConfig(posture=HARDENED, **layout).posture.restart
+
+
+def test_an_act_is_done_again_with_what_was_lost(stats: StatsTracker) -> None:
+    """Ended and silent processes are started again, their companions after them, engines are made anew, and the act is done."""
+    job, tries = Job(), iter([lambda: job.lose("train0", "metaserver"), lambda: "done"])
+    assert revival(job, stats).survive(lambda: next(tries)()) == "done"
+    assert job.done == ["restart metaserver train0", "restart train1", "renew metaserver train0 train1"]
+
+
+def test_an_error_of_somebody_who_is_there_is_final(stats: StatsTracker) -> None:
+    """An engine's own exception restarts nobody; nor does an event nobody answered: who was not told can be told again."""
+    silent = TrainEngineError("NotifyEventError", "train0: Request timeout")
+    silent.__cause__ = RpcError("train0", "train_start", "Request timeout after 1.0s")
+    raised = TrainEngineError("TrainBatchError", "train0: out of memory")
+    raised.__cause__ = RpcError("train0", "train_batch", "HTTP 500: Exception: out of memory", 500)
+    for error in (silent, raised, FrameworkError("DistributedBatchMemoryError", "Batch size mismatch")):
+        job = Job()
+        with pytest.raises(type(error)) as caught:
+            revival(job, stats).survive(lambda error=error, job=job: job.lose(cause=error))
+        assert caught.value is error and job.done == []
+
+
+def test_who_answers_but_not_this_call_is_lost(stats: StatsTracker) -> None:
+    """A worker whose process is alive and whose call had no answer in time hangs: it is the one that is started again."""
+    hung = InferenceEngineError("RolloutError", "rollout1: Request timeout")
+    hung.__cause__ = RpcError("rollout1", "generate", "Request timeout after 5.0s")
+    job, tries = Job(), iter([lambda: job.lose(cause=hung), lambda: "done"])
+    assert revival(job, stats).survive(lambda: next(tries)()) == "done"
+    assert job.done == ["restart rollout1", "renew rollout1"]
+
+
+def test_one_that_is_lost_again_before_it_has_an_engine_is_started_again(stats: StatsTracker) -> None:
+    """The making of engines is part of what is survived."""
+    job, renew = Job("rollout1"), Job.renew
+    losses = iter([True, False])
+
+    def flaky(restarted: set[str]) -> None:
+        if restarted and next(losses):
+            job.lose("rollout1")
+        renew(job, restarted)
+
+    job.renew = flaky  # type: ignore[method-assign]
+    tries = iter([lambda: job.lose(), lambda: "done"])
+    assert revival(job, stats).survive(lambda: next(tries)()) == "done"
+    assert job.done == ["restart rollout1", "restart rollout1", "renew rollout1"]
 
 
 def test_a_restart_loop_ends(stats: StatsTracker, caplog: pytest.LogCaptureFixture) -> None:
     """A worker lost again and again is restarted three times, then its error is final; another worker has its own count."""
-    restarted: list[str] = []
-    revival = Revival(lambda component, _: restarted.append(component), RestartSettings(), stats)
-    for _ in range(LIMIT):
-        revival.restart("rollout1", LOST)
+    job = Job()
+    watch = revival(job, stats)
     with pytest.raises(InferenceEngineError, match="Connection lost"):
-        revival.restart("rollout1", LOST)
+        watch.survive(lambda: job.lose("rollout1"))
+    assert job.done.count("restart rollout1") == LIMIT
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
-    revival.restart("rollout0", LOST)
-    assert restarted == ["rollout1"] * LIMIT + ["rollout0"]
+    job.gone.clear()
+    tries = iter([lambda: job.lose("rollout0"), lambda: "done"])
+    assert watch.survive(lambda: next(tries)()) == "done"
+    assert job.done[-2:] == ["restart rollout0", "renew rollout0"]
 
 
 def test_switched_off_by_the_environment_and_in_vain(stats: StatsTracker) -> None:
     """With ENABLE_SERVER_RESTART=false nothing is restarted; a restart that fails raises the loss, not its own error."""
-    restarted: list[str] = []
-    off = RestartSettings.from_environment({"ENABLE_SERVER_RESTART": "false"})
+    off, job = RestartSettings.from_environment({"ENABLE_SERVER_RESTART": "false"}), Job()
     with pytest.raises(InferenceEngineError, match="Connection lost"):
-        Revival(lambda component, _: restarted.append(component), off, stats).restart("rollout1", LOST)
-    assert restarted == []
+        revival(job, stats, off).survive(lambda: job.lose("rollout1"))
+    assert job.done == []
 
-    def fail(component: str, wait_s: float) -> None:
-        raise FrameworkError("SchedulerError", f"{component} does not listen within {wait_s:.0f}s")
+    def fail(wait: str) -> None:
+        raise FrameworkError("SchedulerError", f"no sign of rollout1 within {wait}s")
 
-    waits = RestartSettings.from_environment({"SERVER_RESTART_WAIT_TIME": "7"})
+    waits, job.fail = RestartSettings.from_environment({"SERVER_RESTART_WAIT_TIME": "7"}), fail
     with pytest.raises(InferenceEngineError, match="Connection lost") as caught:
-        Revival(fail, waits, stats).restart("rollout1", LOST)
-    assert str(caught.value.__cause__).endswith("rollout1 does not listen within 7s")
+        revival(job, stats, waits).survive(lambda: job.lose("rollout1"))
+    assert str(caught.value.__cause__).endswith("no sign of rollout1 within 7s")
