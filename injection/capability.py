@@ -1,6 +1,9 @@
-"""Which means does what where, as data: fault kind x place -> backend, or the reason why not."""
+"""Which means does what where, as data: fault kind x place -> backends in order of preference, and what each of them lacks."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from storage.records import FaultKind
 
@@ -8,25 +11,43 @@ VIRTUAL_CLUSTER = "virtual-cluster"
 PLAIN_HOST = "plain-host"
 
 #: How a kind is done in a place. Kinds that act on a process need nothing but the right to signal it.
-BACKENDS: dict[tuple[FaultKind, str], str] = {
-    **{(kind, place): "none" for kind in (FaultKind.NOOP,) for place in (VIRTUAL_CLUSTER, PLAIN_HOST)},
+BACKENDS: dict[tuple[FaultKind, str], tuple[str, ...]] = {
+    **{(kind, place): ("none",) for kind in (FaultKind.NOOP,) for place in (VIRTUAL_CLUSTER, PLAIN_HOST)},
     **{
-        (kind, place): "process"
+        (kind, place): ("process",)
         for kind in (FaultKind.PROCESS_KILL, FaultKind.PROCESS_PAUSE, FaultKind.CPU_CONTENTION, FaultKind.MEMORY_PRESSURE)
         for place in (VIRTUAL_CLUSTER, PLAIN_HOST)
     },
-    (FaultKind.NETWORK_BANDWIDTH, VIRTUAL_CLUSTER): "kernel",
-    (FaultKind.NETWORK_BANDWIDTH, PLAIN_HOST): "proxy",
-    (FaultKind.NETWORK_DELAY, PLAIN_HOST): "proxy",
-    (FaultKind.NETWORK_RESET, PLAIN_HOST): "proxy",
+    (FaultKind.NETWORK_BANDWIDTH, VIRTUAL_CLUSTER): ("htb",),
+    (FaultKind.NETWORK_DELAY, VIRTUAL_CLUSTER): ("netem", "nfqueue"),
+    (FaultKind.NETWORK_LOSS, VIRTUAL_CLUSTER): ("nfqueue",),
+    (FaultKind.NETWORK_PARTITION, VIRTUAL_CLUSTER): ("nfqueue",),
+    (FaultKind.NETWORK_RESET, VIRTUAL_CLUSTER): ("nfqueue",),
+    (FaultKind.NETWORK_BANDWIDTH, PLAIN_HOST): ("proxy",),
+    (FaultKind.NETWORK_DELAY, PLAIN_HOST): ("proxy",),
+    (FaultKind.NETWORK_RESET, PLAIN_HOST): ("proxy",),
 }
 
+#: Why a place has no backend for a kind.
 REFUSALS: dict[tuple[FaultKind, str], str] = {
+    (FaultKind.NETWORK_LOSS, PLAIN_HOST): "its links are relayed by proxies, which carry bytes and have no packets to lose",
     (
-        FaultKind.NETWORK_DELAY,
-        VIRTUAL_CLUSTER,
-    ): "many kernels lack netem, a packet-queue backend is not built, and no proxy stands there",
-    (FaultKind.NETWORK_RESET, VIRTUAL_CLUSTER): "a kernel backend for it is not built, and no proxy stands there",
+        FaultKind.NETWORK_PARTITION,
+        PLAIN_HOST,
+    ): "its links are relayed by proxies, which answer a dialler's SYN whatever follows",
+}
+
+#: What a backend lacks of a kind: parameter -> the one value it can do, and why.
+LACKS: dict[tuple[FaultKind, str], dict[str, tuple[Any, str]]] = {
+    (FaultKind.NETWORK_DELAY, "proxy"): {
+        "correlation_ratio": (0, "a proxy delays each piece of data for itself"),
+        "distribution": ("uniform", "a proxy knows one distribution"),
+    },
+    (FaultKind.NETWORK_DELAY, "netem"): {
+        "correlation_ratio": (0, "netem averages consecutive draws, which narrows the jitter that was asked"),
+        "distribution": ("uniform", "netem takes other distributions as tables, which netlink libraries do not have"),
+    },
+    (FaultKind.NETWORK_RESET, "nfqueue"): {"reset_after_ms": (0, "the kernel resets connections at once")},
 }
 
 
@@ -34,13 +55,31 @@ class NotCapableError(ValueError):
     """The place cannot do this kind of fault; the message says why and where it can be done."""
 
 
-def capability(kind: str, place_kind: str) -> str:
-    """The backend of a fault kind in a place. Raises NotCapableError with one sentence where there is none."""
+def capability(
+    kind: str, place_kind: str, params: Mapping[str, Any] | None = None, absent: Collection[str] = frozenset()
+) -> str:
+    """The first backend of a fault kind in a place that can do these parameters. Raises NotCapableError with one sentence.
+
+    `absent` names backends that this machine does not have, whatever the table says.
+    """
     if place_kind not in (VIRTUAL_CLUSTER, PLAIN_HOST):
         raise NotCapableError(f"unknown place {place_kind!r}; allowed: {VIRTUAL_CLUSTER}, {PLAIN_HOST}")
-    backend = BACKENDS.get((FaultKind(kind), place_kind))
-    if backend is not None:
-        return backend
-    able = [place for (known, place) in BACKENDS if known == kind]
-    reason = REFUSALS[FaultKind(kind), place_kind]
-    raise NotCapableError(f"{kind} cannot be done in the {place_kind}: {reason}; it can be done in: {', '.join(able)}")
+    known = FaultKind(kind)
+    if (known, place_kind) not in BACKENDS:
+        able = [place for (other, place) in BACKENDS if other == kind]
+        reason = REFUSALS[known, place_kind]
+        raise NotCapableError(f"{kind} cannot be done in the {place_kind}: {reason}; it can be done in: {', '.join(able)}")
+    reasons = []
+    for backend in BACKENDS[known, place_kind]:
+        reason = "this machine lacks it" if backend in absent else lack(known, backend, params or {})
+        if not reason:
+            return backend
+        reasons.append(f"{backend}: {reason}")
+    raise NotCapableError(f"{kind} cannot be done so in the {place_kind}: {'; '.join(reasons)}")
+
+
+def lack(kind: FaultKind, backend: str, params: Mapping[str, Any]) -> str:
+    """Why a backend cannot do a kind with these parameters; empty = it can."""
+    lacking = LACKS.get((kind, backend), {})
+    reasons = (f"{name}: {why}" for name, (only, why) in lacking.items() if params.get(name, only) != only)
+    return "; ".join(reasons)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from injection import journal, procfs, trigger
-from injection.capability import capability
+from injection.capability import VIRTUAL_CLUSTER, capability
 from injection.fault import Ask, Context, Fault
 from injection.journal import Record, State
 from injection.measure import ask_here
+from injection.preflight import absent_backends
 from injection.probe import Probe
 from injection.receipts import History
 from injection.recover import revert_record
@@ -148,13 +149,16 @@ class Hand:
 
     def _arm(self) -> None:
         kind, shop = self._entry["kind"], self._shop
-        backend = capability(kind, shop.place_kind)
+        absent = absent_backends() if shop.place_kind == VIRTUAL_CLUSTER else ()
+        backend = capability(kind, shop.place_kind, self._entry["params"], absent)
         self._probe = self._probe or Probe()
         target = await_target(self._entry["target"], shop.site, shop.arm_timeout_s, self._stopped.is_set)
         # In every arm, the control included: so contention for the core is all that differs.
         if self._entry["target"].get("pin") and isinstance(target, LiveProcess):
             procfs.pin(target.who, max(os.sched_getaffinity(target.who.pid)))
-        fault = make_fault(kind, self._entry["params"], Context(target, backend, self._probe.ask, shop.proxy_api, shop.site.job))
+        fault = make_fault(
+            kind, self._entry["params"], Context(target, backend, self._probe.ask, shop.proxy_api, shop.site.job)
+        )
         record = journal.new_record(shop.run_id, self.id, kind, backend, shop.lease_s)
         fault.arm()
         self._journal(replace(record, undo=fault.undo()))

@@ -5,6 +5,7 @@ A measurement is a function of plain JSON arguments that returns plain figures, 
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,11 +50,13 @@ def address_space(pid: int, start_ticks: int) -> dict[str, Any]:
     return {"alive": True, "vm_size_bytes": procfs.vm_size_bytes(pid), "limit_bytes": -1 if limit is None else limit}
 
 
-def link_rate(host: str, src: str, dst: str, port: int, wait_s: float, window_s: float) -> dict[str, Any]:
+def link_rate(
+    host: str, src: str, dst: str, port: int, wait_s: float, window_s: float, *, answers: bool = False
+) -> dict[str, Any]:
     """Bytes a second on a link's TCP connections, by the kernel's own per-connection counters (`tcpcount.rate`)."""
     from injection import namespace, tcpcount  # netlink: loaded only where it is needed
 
-    return namespace.within(host, lambda: tcpcount.rate(src, dst, port, wait_s, window_s))
+    return namespace.within(host, lambda: tcpcount.rate(src, dst, port, wait_s, window_s, answers=answers))
 
 
 def request_rate(dst: str, port: int, least_bytes: float, enough_bytes_per_s: float, wait_s: float) -> dict[str, Any]:
@@ -77,13 +80,46 @@ def link_survivors(dst: str, port: int, age_s: float, wait_s: float) -> dict[str
     return tcpcount.survivors(dst, port, age_s, wait_s)
 
 
-def host_queue(host: str) -> dict[str, Any]:
-    """The sending side of a virtual host: kind of the root queue, bytes its slow class let through (if there is one)."""
+def host_queue(host: str, device: str = "eth0") -> dict[str, Any]:
+    """The sending side of a virtual host: kind of the root queue, its classes, and bytes that they let through."""
     from injection import namespace, tcpcount
 
     if not namespace.exists(host):
-        return {"host_exists": False, "root_kind": "none"}
-    return {"host_exists": True, **namespace.within(host, tcpcount.sending_queue)}
+        return {"host_exists": False, "root_kind": "none", "classes": ""}
+    return {"host_exists": True, **namespace.within(host, lambda: tcpcount.sending_queue(device))}
+
+
+def link_echo(path: dict[str, Any], backward: bool, count: int, gap_s: float, wait_s: float) -> dict[str, Any]:
+    """What becomes of numbered datagrams sent along a link, or back (`echo.one_way`, `echo.summary`)."""
+    from injection import echo
+
+    return echo.summary(echo.one_way(echo.Path(**path), backward, count, gap_s, wait_s))
+
+
+def link_dial(path: dict[str, Any], wait_s: float) -> dict[str, Any]:
+    """What becomes of a connection dialled along a link (`echo.dial`), and how many of it stand open there."""
+    from injection import echo, namespace, tcpcount
+
+    outcome = echo.dial(echo.Path(**path), wait_s)
+    standing = namespace.within(path["src_host"], lambda: tcpcount.standing(path["src"], path["dst"], path["port"]))
+    return {"outcome": outcome, "standing_count": standing}
+
+
+def device(host: str, name: str) -> dict[str, Any]:
+    """Whether a network has a device of that name."""
+    from injection import namespace
+
+    stands = namespace.exists(host) and namespace.within(host, lambda: name in [known for _, known in socket.if_nameindex()])
+    return {"stands": stands}
+
+
+def packet_rules(process: list[int], table: str, hosts: list[str]) -> dict[str, Any]:
+    """Whether the process that owns packet rules lives, and in how many networks its table stands."""
+    from injection import namespace, netfilter
+
+    networks = [host for host in hosts if namespace.exists(host)]
+    standing = sum(namespace.within(host, lambda: netfilter.stands(table)) for host in networks)
+    return {"process_alive": Identity(*process).alive(), "tables_count": standing}
 
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -97,6 +133,10 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "request_rate": request_rate,
     "link_wait": link_wait,
     "link_survivors": link_survivors,
+    "link_echo": link_echo,
+    "link_dial": link_dial,
+    "device": device,
+    "packet_rules": packet_rules,
     "host_queue": host_queue,
 }
 

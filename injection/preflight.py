@@ -13,12 +13,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from injection import kernel
+from injection import kernel, netfilter
 from injection.keeper_client import PlaceError, clean_environment, make_scratch
+from injection.packet_queue import PacketQueue
 from injection.virtual.cluster import UNSHARE
 
 TRY_S = 30.0
@@ -31,8 +34,10 @@ REFUSING_SETTINGS = (
     ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces is 0"),
     ("/proc/sys/user/max_net_namespaces", "0", "user.max_net_namespaces is 0"),
 )
-#: What the cluster's network is made of, and the queues that could shape it.
+#: The queues that could shape the cluster's network, and what is said of what there is.
 QUEUES = ("htb", "tbf", "netem")
+SERVES = {kind: f"{kind} queues on a virtual host's eth0" for kind in QUEUES}
+SERVES["nfqueue"] = "packets of a link held, lost or refused where they arrive"
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def checks() -> tuple[Check, ...]:
     return (
         Check("virtual-cluster", cluster is None, cluster.reason if cluster else "several hosts in namespaces of one user"),
         _plain_host(),
-        *(_queue(found, kind, cluster) for kind in QUEUES),
+        *(_queue(found, kind, cluster) for kind in SERVES),
         _relay(),
         _processors(),
     )
@@ -102,9 +107,7 @@ def _queue(found: dict[str, str], kind: str, cluster: Check | None) -> Check:
     if cluster is not None:
         return Check(name, available=False, reason=f"needs the virtual cluster: {cluster.reason}")
     trouble = found.get(kind, "not tried")
-    return Check(
-        name, not trouble, f"this kernel refuses {kind}: {trouble}" if trouble else f"{kind} queues on a virtual host's eth0"
-    )
+    return Check(name, not trouble, f"this kernel refuses {kind}: {trouble}" if trouble else SERVES[kind])
 
 
 def _plain_host() -> Check:
@@ -130,20 +133,14 @@ def _processors() -> Check:
 
 
 def try_inside() -> dict[str, str]:
-    """Make a bridge, a veth pair and each queue, in a network namespace of its own; name -> "" or the refusal."""
+    """Make devices and each queue in a network of its own, which the calling thread enters; name -> "" or the refusal."""
     kernel.unshare(kernel.CLONE_NEWNET)  # whoever calls it, nothing is made in a network that others use
-    from pyroute2 import IPRoute, NetlinkError
-
-    def attempt(act: Callable[[], Any]) -> str:
-        try:
-            act()
-        except NetlinkError as error:
-            return LACKING if error.code == errno.ENOENT else os.strerror(error.code)
-        return ""
+    from pyroute2 import IPRoute
 
     with IPRoute() as netlink:
-        found = {"bridge": attempt(lambda: netlink.link("add", ifname="br0", kind="bridge"))}
-        found["veth"] = attempt(lambda: netlink.link("add", ifname="v0", kind="veth", peer="v1"))
+        found = {"bridge": _attempt(lambda: netlink.link("add", ifname="br0", kind="bridge"))}
+        found["veth"] = _attempt(lambda: netlink.link("add", ifname="v0", kind="veth", peer="v1"))
+        found["ifb"] = _attempt(lambda: netlink.link("add", ifname="i0", kind="ifb"))
         device = 0 if found["veth"] else netlink.link_lookup(ifname="v0")[0]
         options: dict[str, dict[str, Any]] = {
             "htb": {"default": 0},
@@ -151,10 +148,37 @@ def try_inside() -> dict[str, str]:
             "netem": {"delay": 1000},
         }
         for kind in QUEUES:
-            found[kind] = attempt(lambda kind=kind: netlink.tc("add", kind, device, 0x10000, **options[kind]))  # type: ignore[misc]
+            found[kind] = _attempt(lambda kind=kind: netlink.tc("add", kind, device, 0x10000, **options[kind]))  # type: ignore[misc]
             if not found[kind]:
                 netlink.tc("del", index=device, root=True)
+    found["netem"] = found["netem"] or found["ifb"]
+    found["nfqueue"] = _attempt(_packet_rules)
     return found
+
+
+def _packet_rules() -> None:
+    with netfilter.open_socket() as netlink, PacketQueue().socket:
+        rules = [netfilter.by_chance(0.5) + netfilter.drop(), netfilter.reset(), netfilter.to_queue(netlink, 1)]
+        netfilter.try_out(netlink, rules)
+
+
+def _attempt(act: Callable[[], Any]) -> str:
+    from pyroute2 import NetlinkError
+
+    try:
+        act()
+    except (NetlinkError, OSError) as error:
+        code = error.code if isinstance(error, NetlinkError) else error.errno
+        return LACKING if code == errno.ENOENT else os.strerror(code or errno.EIO)
+    return ""
+
+
+@cache
+def absent_backends() -> frozenset[str]:
+    """Which backends of links the kernel lacks where we are, found out by trying, once."""
+    with ThreadPoolExecutor(max_workers=1) as thread:  # the network it enters ends with it
+        found = thread.submit(try_inside).result()
+    return frozenset(kind for kind in ("htb", "netem", "nfqueue") if found[kind])
 
 
 if __name__ == "__main__":

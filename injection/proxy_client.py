@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
-from injection.fault import Measurement, StuckError
+from injection.fault import Ask, Measurement, StuckError, Undo
 
 TIMEOUT_S = 5.0
 
@@ -28,9 +29,9 @@ class ProxyClient:
         """The proxy as it is: listen, upstream, toxics. Raises ProxyError where there is none of that name."""
         return dict(self._call("GET", self._path))
 
-    def add(self, name: str, kind: str, attributes: dict[str, float]) -> None:
-        """Put a toxic on the bytes that flow from the link's source to its destination."""
-        self._call("POST", f"{self._path}/toxics", {"name": name, "type": kind, "stream": "upstream", "attributes": attributes})
+    def add(self, name: str, kind: str, attributes: dict[str, float], stream: str = "upstream") -> None:
+        """Put a toxic on the bytes that flow from the link's source to its destination (upstream), or on those that answer."""
+        self._call("POST", f"{self._path}/toxics", {"name": name, "type": kind, "stream": stream, "attributes": attributes})
 
     def remove(self, name: str) -> None:
         """Take a toxic off; nothing to do where it is not there, or where the proxy itself is gone and its toxics with it."""
@@ -59,21 +60,44 @@ class ProxyClient:
         return json.loads(text) if text else None
 
 
-def toxic_undo(api: str, proxy: str, toxic: str) -> dict[str, str]:
-    """Where a toxic sits: enough to take it off."""
-    return {"backend": "proxy", "api": api, "proxy": proxy, "toxic": toxic}
+#: Direction of a fault -> the proxy's words for it.
+STREAMS = {"forward": ("upstream",), "backward": ("downstream",), "both": ("upstream", "downstream")}
 
 
-def remove_toxic(undo: dict[str, str]) -> None:
-    """Take the toxic of an undo record off. Raises StuckError."""
+class Toxic:
+    """A toxic on one link's proxy, in one direction or both, under names of its own: several of a kind add up.
+
+    Raises ProxyError or OSError where no such proxy stands.
+    """
+
+    def __init__(self, api: str, link: str, direction: str, kind: str, attributes: dict[str, float]) -> None:
+        self._api, self._link, self._kind, self._attributes = api, link, kind, attributes
+        self._names = {f"{kind}-{stream}-{secrets.token_hex(4)}": stream for stream in STREAMS[direction]}
+        self._client = ProxyClient(api, link)
+        self._client.proxy()
+
+    def undo(self) -> Undo:
+        """Where it sits."""
+        return {"means": "toxic", "api": self._api, "proxy": self._link, "toxics": list(self._names)}
+
+    def go(self) -> dict[str, Any]:
+        """Put it on and read the list back."""
+        for name, stream in self._names.items():
+            self._client.add(name, self._kind, self._attributes, stream)
+        return {"toxics": ", ".join(self._client.toxic_names() or [])}
+
+
+def remove_toxic(undo: Undo) -> None:
+    """Take the toxics of an undo record off. Raises StuckError."""
     try:
-        ProxyClient(undo["api"], undo["proxy"]).remove(undo["toxic"])
+        for name in undo["toxics"]:
+            ProxyClient(undo["api"], undo["proxy"]).remove(name)
     except (OSError, ProxyError) as error:
-        raise StuckError(f"toxic {undo['toxic']} on {undo['proxy']} could not be removed: {error}") from error
+        raise StuckError(f"a toxic on {undo['proxy']} could not be removed: {error}") from error
 
 
-def toxic_gone(undo: dict[str, str]) -> Measurement:
+def toxic_gone(undo: Undo, ask: Ask) -> Measurement:  # noqa: ARG001 - the proxy is another process already
     """The proxy (another process) lists no such toxic any more, or is gone itself."""
     names = ProxyClient(undo["api"], undo["proxy"]).toxic_names()
-    off = undo["toxic"] not in (names or [])
+    off = not set(undo["toxics"]) & set(names or [])
     return Measurement(ok=off, probe="the proxy's own list", measured={"proxy_alive": names is not None})

@@ -12,6 +12,8 @@ from injection.faults.cpu_contention import CpuContention
 from injection.faults.memory_pressure import MemoryPressure
 from injection.faults.network_bandwidth import NetworkBandwidth
 from injection.faults.network_delay import NetworkDelay
+from injection.faults.network_loss import NetworkLoss
+from injection.faults.network_partition import NetworkPartition
 from injection.faults.network_reset import NetworkReset
 from injection.faults.noop import Noop
 from injection.faults.process_kill import ProcessKill
@@ -26,6 +28,8 @@ FAULTS: dict[FaultKind, Any] = {
     FaultKind.MEMORY_PRESSURE: MemoryPressure,
     FaultKind.NETWORK_BANDWIDTH: NetworkBandwidth,
     FaultKind.NETWORK_DELAY: NetworkDelay,
+    FaultKind.NETWORK_LOSS: NetworkLoss,
+    FaultKind.NETWORK_PARTITION: NetworkPartition,
     FaultKind.NETWORK_RESET: NetworkReset,
 }
 
@@ -38,6 +42,8 @@ TARGETS: dict[FaultKind, tuple[str, ...]] = {
     FaultKind.MEMORY_PRESSURE: ("process",),
     FaultKind.NETWORK_BANDWIDTH: ("link",),
     FaultKind.NETWORK_DELAY: ("link",),
+    FaultKind.NETWORK_LOSS: ("link",),
+    FaultKind.NETWORK_PARTITION: ("link",),
     FaultKind.NETWORK_RESET: ("link",),
 }
 

@@ -46,11 +46,12 @@ class LiveProcess:
 
 @dataclass(frozen=True)
 class LiveLink:
-    """A link of the job: packets from `src_address` on virtual host `src_host` to `dst_address`:`dst_port`, as dialled."""
+    """A link of the job: packets from `src_address` on virtual host `src_host` to `dst_address`:`dst_port` on `dst_host`."""
 
     name: str
     src_host: str
     src_address: str
+    dst_host: str
     dst_address: str
     dst_port: int
 
@@ -118,7 +119,9 @@ def _link(src: str, dst: str, purpose: str, site: Site) -> LiveLink:
         raise NoSuchTargetError(f"there is no link {name!r}; links: {_listing(table['dial'])}")
     source = _process(src, site)
     address, port = table["dial"][name].rsplit(":", 1)
-    return LiveLink(name, source.host, table["bind"].get(src, source.address), address, int(port))
+    if dst not in table["host"]:
+        raise NoSuchTargetError(f"the name table does not tell on which host {dst} is")
+    return LiveLink(name, source.host, table["bind"].get(src, source.address), table["host"][dst], address, int(port))
 
 
 def _listing(names: Any) -> str:

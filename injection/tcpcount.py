@@ -23,16 +23,19 @@ Connection = tuple[str, int, str, int]
 Counters = dict[Connection, int]
 
 
-def rate(src: str, dst: str, port: int, wait_s: float, window_s: float) -> dict[str, Any]:
+def rate(src: str, dst: str, port: int, wait_s: float, window_s: float, *, answers: bool = False) -> dict[str, Any]:
     """Wait up to `wait_s` for bytes to flow from `src` to `dst`:`port`, then count for `window_s` what is acknowledged.
+
+    With `answers` the port is that of `src`, which listens there.
 
     A connection that appears within the window counts from 0; one that disappears keeps what was last seen of it.
     `seen` is false where nothing flowed in all that time.
     """
+    wanted = (src, dst, port)
     with DiagSocket() as diag:
 
         def count() -> Counters:
-            flows = ((key, info) for key, info in _connections(diag) if (key[0], key[2], key[3]) == (src, dst, port))
+            flows = ((key, info) for key, info in _connections(diag) if (key[0], key[2], key[1 if answers else 3]) == wanted)
             return {key: int(info["tcpi_bytes_acked"]) for key, info in flows}
 
         flowing, before = _await_flow(count, wait_s)
@@ -129,15 +132,22 @@ def survivors(dst: str, port: int, age_s: float, wait_s: float) -> dict[str, Any
             time.sleep(0.005)
 
 
-def sending_queue() -> dict[str, Any]:
-    """Kind of the root queue of this network's eth0, and bytes that its classes (if any) have let through."""
+def standing(src: str, dst: str, port: int) -> int:
+    """How many connections from `src` to `dst`:`port` are established in this network."""
+    with DiagSocket() as diag:
+        flows = ((key[0], *key[2:]) for key, info in _connections(diag) if info["tcpi_state"] == ESTABLISHED)
+        return sum(flow == (src, dst, port) for flow in flows)
+
+
+def sending_queue(device: str) -> dict[str, Any]:
+    """Kind of the root queue of a device of this network, its classes by number, and bytes that they have let through."""
     with IPRoute() as route:
-        index = route.link_lookup(ifname="eth0")[0]
+        index = route.link_lookup(ifname=device)[0]
         kinds = [str(queue.get_attr("TCA_KIND")) for queue in route.get_qdiscs(index=index) if queue["parent"] == 0xFFFFFFFF]
-        counted = [
-            entry.get_attr("TCA_STATS2").get_attr("TCA_STATS_BASIC")["bytes"] for entry in route.get_classes(index=index)
-        ]
-    return {"root_kind": kinds[0] if kinds else "none", "class_bytes": int(sum(counted))}
+        classes = list(route.get_classes(index=index))
+    counted = [entry.get_attr("TCA_STATS2").get_attr("TCA_STATS_BASIC")["bytes"] for entry in classes]
+    numbers = " ".join(f"{entry['handle']:x}" for entry in classes)
+    return {"root_kind": kinds[0] if kinds else "none", "classes": numbers, "class_bytes": int(sum(counted))}
 
 
 def _connections(diag: DiagSocket) -> list[tuple[Connection, Any]]:

@@ -45,6 +45,8 @@ class FaultKind(StrEnum):
     MEMORY_PRESSURE = "memory-pressure"
     NETWORK_DELAY = "network-delay"
     NETWORK_BANDWIDTH = "network-bandwidth"
+    NETWORK_LOSS = "network-loss"
+    NETWORK_PARTITION = "network-partition"
     NETWORK_RESET = "network-reset"
 
 

@@ -1,7 +1,7 @@
-"""A link carries only so many bytes a second, from its source to its destination.
+"""A link carries only so many bytes a second, from its source to its destination, back, or each way.
 
-In the virtual cluster the kernel does it (HTB on the sender's eth0, one class, one filter for this link); on the plain host
-the link's proxy does. Nothing stands in the path until the fault fires.
+In the virtual cluster the kernel does it at the sender; on the plain host the link's proxy does. Nothing stands in the path
+until the fault fires. Of several on one link the last applied counts (on a proxy: the slowest).
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from injection.fault import Ask, Context, Measurement, RefusedError, StuckError, Undo
-from injection.proxy_client import ProxyClient, remove_toxic, toxic_gone, toxic_undo
+from injection import link_hand, link_proof
+from injection.fault import Context, Measurement, Undo
+from injection.link_hand import LinkHand
+from injection.link_proof import Direction
+from injection.proxy_client import Toxic
 
 #: How long the probe waits for bytes to flow on the link, and how long it then counts them.
 FLOW_WAIT_S = 5.0
@@ -22,74 +25,72 @@ TOLERANCE = 1.3
 #: On a proxy: a request counts from so many seconds' worth of bytes, and is looked for so long.
 LEAST_S = 0.5
 ANSWER_WAIT_S = 12.0
-TOXIC = "rate"
 BYTES_PER_KB = 1000.0
 
 
 @dataclass(frozen=True)
 class Params:
-    """`rate_bytes_per_s`: what the link may carry, headers included in the virtual cluster, payload on a proxy."""
+    """`rate_bytes_per_s`: what each direction may carry, headers included in the virtual cluster, payload on a proxy."""
 
     rate_bytes_per_s: Annotated[float, Field(ge=100, le=1e10, allow_inf_nan=False)]
+    direction: Direction = "forward"
 
 
 class NetworkBandwidth:
     """HTB or a bandwidth toxic."""
 
     parameters = Params
+    revert = staticmethod(link_hand.revert)
+    gone = staticmethod(link_hand.gone)
 
     def __init__(self, ctx: Context, params: Params) -> None:
         self._ctx = ctx
         self._params = params
         self._link = ctx.link()
-        self._hand: Any = None
+        self._hand: LinkHand
 
     def arm(self) -> None:
         """Open the socket in the sender's network, or the proxy's API; look that nothing is in the way."""
+        rate, direction = self._params.rate_bytes_per_s, self._params.direction
         if self._ctx.backend == "proxy":
-            self._hand = ProxyClient(self._ctx.proxy_api, self._link.name)
-            self._hand.proxy()
+            kilobytes = {"rate": rate / BYTES_PER_KB}
+            self._hand = Toxic(self._ctx.proxy_api, self._link.name, direction, "bandwidth", kilobytes)
             return
-        from injection import namespace, shaping  # netlink takes 0.1 s to load; a plain host never needs it
+        from injection.shaping import Shaping  # netlink takes 0.1 s to load; a plain host never needs it
 
-        namespace.enter(self._link.src_host)
-        self._hand = shaping.Shaper()
-        kind, handle = self._hand.root()
-        if handle:
-            raise RefusedError(f"eth0 of {self._link.src_host} already has a root queue {kind} {handle >> 16:x}:")
+        self._hand = Shaping(self._link, link_proof.ways(direction), int(rate))
 
     def undo(self) -> Undo:
-        """Where the rule stands, for either backend."""
-        if self._ctx.backend == "proxy":
-            return toxic_undo(self._ctx.proxy_api, self._link.name, TOXIC)
-        return {"backend": "kernel", "host": self._link.src_host}
+        """Where the rules stand."""
+        return self._hand.undo()
 
     def apply(self) -> dict[str, Any]:
-        """Put the rule up and read it back."""
-        if self._ctx.backend == "proxy":
-            self._hand.add(TOXIC, "bandwidth", {"rate": self._params.rate_bytes_per_s / BYTES_PER_KB})
-            return {"toxics": ", ".join(self._hand.toxic_names() or [])}
-        from injection import shaping  # loaded by arm
-
-        flow = shaping.Flow(self._link.src_address, self._link.dst_address, self._link.dst_port)
-        self._hand.slow(flow, int(self._params.rate_bytes_per_s))
-        state: dict[str, Any] = self._hand.state()
-        return state
+        """Put them up and read them back."""
+        return self._hand.go()
 
     def verify(self) -> Measurement:
         """Another process measures, by the kernel's counters of the link's TCP connections."""
-        return self._requests() if self._ctx.backend == "proxy" else self._acknowledged()
+        if self._ctx.backend == "proxy":
+            return self._requests()
+        each = [self._acknowledged(way) for way in link_proof.ways(self._params.direction)]
+        measured = {f"{one.probe}: {name}": value for one in each for name, value in one.measured.items()}
+        ok = all(one.ok for one in each)
+        return each[0] if len(each) == 1 else Measurement(ok=ok, probe="TCP counters of the link", measured=measured)
 
-    def _acknowledged(self) -> Measurement:
+    def _acknowledged(self, way: str) -> Measurement:
         """Bytes acknowledged to the sender. Where nothing flows: say so, and show at least the queue where the link leaves."""
         link, asked = self._link, self._params.rate_bytes_per_s
-        flow = {"host": link.src_host, "src": link.src_address, "dst": link.dst_address, "port": link.dst_port}
+        forward = way == "forward"
+        host = link.src_host if forward else link.dst_host
+        ends = (link.src_address, link.dst_address) if forward else (link.dst_address, link.src_address)
+        flow = {"host": host, "src": ends[0], "dst": ends[1], "port": link.dst_port, "answers": not forward}
         found = self._ctx.ask("link_rate", {**flow, "wait_s": FLOW_WAIT_S, "window_s": WINDOW_S})
         measured = {**found, "asked_rate_bytes_per_s": asked}
         if found["seen"]:
             slow = found["rate_bytes_per_s"] <= TOLERANCE * asked
             return Measurement(ok=slow, probe="TCP counters of the link", measured=measured)
-        queue = self._ctx.ask("host_queue", {"host": link.src_host})
+        name = "lo" if link.src_host == link.dst_host else "eth0"
+        queue = self._ctx.ask("host_queue", {"host": host, "device": name})
         stands = queue["root_kind"] == "htb"
         return Measurement(ok=stands, probe="byte counter of the queue (nothing flowed)", measured={**measured, **queue})
 
@@ -102,26 +103,3 @@ class NetworkBandwidth:
         found = self._ctx.ask("request_rate", {**where, **limits})
         slow = found["seen"] and found["rate_bytes_per_s"] <= enough
         return Measurement(ok=slow, probe="TCP counters of the dialler", measured={**found, "asked_rate_bytes_per_s": asked})
-
-    @staticmethod
-    def revert(undo: Undo) -> None:
-        """Take our rule away; never another's."""
-        if undo["backend"] == "proxy":
-            remove_toxic(undo)
-            return
-        from injection import namespace, shaping  # a watchdog loads it only when it must
-
-        if not namespace.exists(undo["host"]):
-            return
-        try:
-            namespace.within(undo["host"], lambda: shaping.Shaper().restore())
-        except OSError as error:
-            raise StuckError(f"the queue on eth0 of {undo['host']} could not be removed: {error}") from error
-
-    @staticmethod
-    def gone(undo: Undo, ask: Ask) -> Measurement:
-        """Another process finds no such queue; or no such toxic."""
-        if undo["backend"] == "proxy":
-            return toxic_gone(undo)
-        found = ask("host_queue", {"host": undo["host"]})
-        return Measurement(ok=found["root_kind"] != "htb", probe="root queue of the sender", measured=found)

@@ -1,4 +1,7 @@
-"""A link's connections are cut by a TCP reset, those that stand and those dialled while it lasts. By the link's proxy only."""
+"""A link's connections are cut by a TCP reset, those that stand, idle ones too, and those dialled while it lasts.
+
+In the virtual cluster the dialler sees a reset (a refusal where it dials), the server an aborted connection.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from injection.fault import Ask, Context, Measurement, Undo
-from injection.proxy_client import ProxyClient, remove_toxic, toxic_gone, toxic_undo
+from injection import link_hand, link_proof
+from injection.fault import Context, Measurement, Undo
+from injection.link_hand import LinkHand
+from injection.packets_client import Packets
+from injection.proxy_client import Toxic
 
-TOXIC = "reset"
 #: How much longer than asked a connection may live.
 GRACE_S = 0.25
-#: How long the probe looks for a connection that is cut.
+#: How long the probe looks for a connection that is cut, on a proxy; and waits for an answer when it dials itself.
 FLOW_WAIT_S = 10.0
+DIAL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -25,43 +31,45 @@ class Params:
 
 
 class NetworkReset:
-    """A reset_peer toxic."""
+    """A rule that answers with resets, and the kernel's own abort; or a reset_peer toxic."""
 
     parameters = Params
+    revert = staticmethod(link_hand.revert)
+    gone = staticmethod(link_hand.gone)
 
     def __init__(self, ctx: Context, params: Params) -> None:
         self._ctx = ctx
         self._params = params
         self._link = ctx.link()
-        self._proxy = ProxyClient(ctx.proxy_api, self._link.name)
+        self._hand: LinkHand
 
     def arm(self) -> None:
-        """See that the proxy stands."""
-        self._proxy.proxy()
+        """Have the means ready."""
+        if self._ctx.backend == "proxy":
+            timeout = {"timeout": self._params.reset_after_ms}
+            self._hand = Toxic(self._ctx.proxy_api, self._link.name, "forward", "reset_peer", timeout)
+        else:
+            self._hand = Packets(self._link, "forward", "reset")
 
     def undo(self) -> Undo:
-        """Where the toxic sits."""
-        return dict(toxic_undo(self._ctx.proxy_api, self._link.name, TOXIC))
+        """What the means needs to be ended."""
+        return self._hand.undo()
 
     def apply(self) -> dict[str, Any]:
-        """Put the toxic on and read the list back."""
-        self._proxy.add(TOXIC, "reset_peer", {"timeout": self._params.reset_after_ms})
-        return {"toxics": ", ".join(self._proxy.toxic_names() or [])}
+        """Switch it in."""
+        return self._hand.go()
 
     def verify(self) -> Measurement:
-        """Another process looks for connections that outlive the reset, and for at least one that it ended."""
+        """Another process finds none that stands, and is refused when it dials; on a proxy it watches connections end."""
+        if self._ctx.backend == "proxy":
+            return self._none_grows_old()
+        found = self._ctx.ask("link_dial", {"path": link_proof.path(self._ctx), "wait_s": DIAL_S})
+        cut = found["outcome"] == ConnectionRefusedError.__name__ and not found["standing_count"]
+        return Measurement(ok=cut, probe="a connection dialled, TCP connections of the link", measured=found)
+
+    def _none_grows_old(self) -> Measurement:
         age_s = self._params.reset_after_ms / 1000 + GRACE_S
         where = {"dst": self._link.dst_address, "port": self._link.dst_port}
         found = self._ctx.ask("link_survivors", {**where, "age_s": age_s, "wait_s": 2 * age_s + FLOW_WAIT_S})
         cut = found["ended_count"] + found["resets_count"] > 0
         return Measurement(ok=cut and not found["survivors_count"], probe="TCP connections of the link", measured=found)
-
-    @staticmethod
-    def revert(undo: Undo) -> None:
-        """Take the toxic off."""
-        remove_toxic(undo)
-
-    @staticmethod
-    def gone(undo: Undo, ask: Ask) -> Measurement:  # noqa: ARG004 - the proxy is another process already
-        """The proxy no longer lists it."""
-        return toxic_gone(undo)

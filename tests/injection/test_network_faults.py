@@ -112,7 +112,9 @@ def test_each_link_fault_through_the_proxy(
     lab = Lab(scratch, [plan_fault(kind, params, target=LINK)])
     try:
         relays = start_proxies(place, [Link("train1", "metaserver", "weights", upload.address)], scratch / "relays.log")
-        (scratch / "addresses.json").write_text(json.dumps({"bind": {}, "listen": {}, "dial": relays.dial}))
+        (scratch / "addresses.json").write_text(
+            json.dumps({"host": {"metaserver": "localhost"}, "bind": {}, "listen": {}, "dial": relays.dial})
+        )
         lab.spec["proxy_api"] = relays.api
         register(lab.registry, "train1", procfs.identity(sleeper.pid))
         lab.start()
@@ -195,7 +197,7 @@ class Cluster:
         sink = address("metaserver")
         self._start("control", "sink", "-c", SINK, sink)
         wait_until(lambda: "up" in (folder / "sink.log").read_text(), "the sink listens")
-        names: dict[str, Any] = {"bind": {}, "listen": {}, "dial": {}}
+        names: dict[str, Any] = {"host": {"metaserver": "control"}, "bind": {}, "listen": {}, "dial": {}}
         for name in ("train0", "train1"):
             sender = self._start("trainers", name, "-c", SENDER, address(name), sink)
             names["bind"][name] = address(name)

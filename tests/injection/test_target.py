@@ -32,7 +32,13 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     (tmp_path / "registry").mkdir()
-    names = {"bind": {"train1": "10.98.0.103"}, "listen": {}, "dial": {"train1>metaserver:weights": "10.98.0.105:8080"}}
+    host = {"metaserver": "control"}
+    names = {
+        "host": host,
+        "bind": {"train1": "10.98.0.103"},
+        "listen": {},
+        "dial": {"train1>metaserver:weights": "10.98.0.105:8080"},
+    }
     (tmp_path / "addresses.json").write_text(json.dumps(names))
     return Site(tmp_path / "registry", tmp_path / "addresses.json")
 
@@ -42,7 +48,7 @@ def test_a_target_becomes_live_addresses(site: Site, sleeper: subprocess.Popen[b
     register(site.registry, "train1", procfs.identity(sleeper.pid), "trainers")
     process, link = resolve(TRAIN1, site), resolve(LINK, site)
     assert isinstance(process, LiveProcess) and process.who == procfs.identity(sleeper.pid)
-    assert link == LiveLink("train1>metaserver:weights", "trainers", "10.98.0.103", "10.98.0.105", 8080)
+    assert link == LiveLink("train1>metaserver:weights", "trainers", "10.98.0.103", "control", "10.98.0.105", 8080)
 
 
 def test_what_does_not_exist_is_refused_with_what_does(site: Site, sleeper: subprocess.Popen[bytes]) -> None:
@@ -83,7 +89,7 @@ def test_every_kind_has_a_class_a_target_and_a_verdict_for_each_place() -> None:
     for kind in FaultKind:
         for place in (VIRTUAL_CLUSTER, PLAIN_HOST):
             if (kind, place) in BACKENDS:
-                assert capability(kind, place) == BACKENDS[kind, place]
+                assert capability(kind, place) == BACKENDS[kind, place][0]
                 continue
             with pytest.raises(NotCapableError, match=f"^{kind} cannot be done in the {place}: .*; it can be done in: "):
                 capability(kind, place)
@@ -91,10 +97,23 @@ def test_every_kind_has_a_class_a_target_and_a_verdict_for_each_place() -> None:
         capability("noop", "cloud")
 
 
+def test_a_backend_is_chosen_by_what_is_there_and_what_it_can_do() -> None:
+    """The first backend that this machine has and that can do the parameters; where there is none, each says what it lacks."""
+    assert capability("network-delay", VIRTUAL_CLUSTER, {"delay_ms": 5}) == "netem"
+    assert capability("network-delay", VIRTUAL_CLUSTER, {"delay_ms": 5}, {"netem"}) == "nfqueue"
+    assert capability("network-delay", VIRTUAL_CLUSTER, {"delay_ms": 5, "distribution": "normal"}) == "nfqueue"
+    with pytest.raises(NotCapableError, match="proxy: correlation_ratio: a proxy delays each piece of data for itself"):
+        capability("network-delay", PLAIN_HOST, {"delay_ms": 5, "correlation_ratio": 0.5})
+    with pytest.raises(NotCapableError, match="nfqueue: this machine lacks it"):
+        capability("network-loss", VIRTUAL_CLUSTER, {"loss_ratio": 0.5}, {"nfqueue"})
+    with pytest.raises(NotCapableError, match="reset_after_ms: the kernel resets connections at once"):
+        capability("network-reset", VIRTUAL_CLUSTER, {"reset_after_ms": 10})
+
+
 @pytest.mark.parametrize(("kind", "params"), [("process-kill", {}), ("memory-pressure", {"headroom_mib": 1})])
 def test_a_fault_refuses_the_wrong_kind_of_target(kind: str, params: dict[str, float]) -> None:
     """A process fault on a link is refused before anything is prepared."""
-    link = LiveLink("a>b:rpc", "", "127.0.0.1", "127.0.0.1", 1)
+    link = LiveLink("a>b:rpc", "", "127.0.0.1", "", "127.0.0.1", 1)
     with pytest.raises(RefusedError, match="must be a process, not the link a>b:rpc"):
         make_fault(kind, params, Context(link, "process", ask_here))
 

@@ -99,7 +99,7 @@ class Lab:
         for path in (self.journal, self.registry):
             path.mkdir(exist_ok=True)
         self.history_path, self.seam, self.lease_s = folder / "history.jsonl", folder / "seam", lease_s
-        (folder / "addresses.json").write_text(json.dumps({"bind": {}, "listen": {}, "dial": {}}))
+        (folder / "addresses.json").write_text(json.dumps({"host": {}, "bind": {}, "listen": {}, "dial": {}}))
         self.spec = {
             "run_id": "r1",
             "faults": faults,
