@@ -88,3 +88,41 @@ def test_a_taken_port_is_named(job_folder: Callable[[JobConfig], object]) -> Non
     job_folder(JobConfig())
     with links.listen("reward", "reward"), pytest.raises(OSError, match=r"reward cannot listen on 127\.0\.0\.1"):
         links.listen("reward", "reward")
+
+
+def _one_by_one(answers: list[bytes]) -> socket.socket:
+    """A listener that reads a request on each connection, sends one of the answers as it is, and hangs up a little later."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        for answer in answers:
+            stream, _ = server.accept()
+            with stream:
+                stream.recv(65536)
+                stream.sendall(answer)
+                stream.shutdown(socket.SHUT_WR)
+                stream.recv(65536)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server
+
+
+def test_what_goes_wrong_has_the_names_of_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer and half an answer are a ConnectionError, a late one is a ReadTimeout; after each the next call is served."""
+    monkeypatch.setenv("JOB_DIR", str(tmp_path))
+    good, half = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nok"
+    with _one_by_one([good, good, b"", good, half, good]) as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        _table(tmp_path, address)
+        with links.closing_session("controller", "train0", "rpc") as session:
+            assert session.get("http://train0/", timeout=5).text == "ok"
+            assert session.get("http://train0/", timeout=5).text == "ok", "the first connection was closed by the server"
+            for problem in ("RemoteDisconnected", "IncompleteRead"):
+                session.close()
+                with pytest.raises(requests.ConnectionError, match=f"Connection aborted.*{problem}"):
+                    session.post("http://train0/", data=b"x" * 10, timeout=5)
+                assert session.get("http://train0/", timeout=5).ok
+            session.close()
+            _table(tmp_path, f"127.0.0.1:{silent.getsockname()[1]}")
+            with pytest.raises(requests.ReadTimeout, match="Read timed out"):
+                session.get("http://train0/", timeout=0.2)
