@@ -31,7 +31,7 @@ STAGES: dict[str, frozenset[Stage]] = {
     "grpo": frozenset(Stage),
     "sft": frozenset({Stage.INIT, Stage.TRAIN, Stage.CHECKPOINT, Stage.CLEANUP}),
 }
-Purpose = Literal["rpc", "event", "weights", "reward", "generate", "scheduler"]
+Purpose = Literal["rpc", "event", "weights", "reward", "generate", "scheduler", "beat"]
 #: The sockets a job has: source role, destination role -> purposes.
 LINKS: dict[tuple[str, str], tuple[str, ...]] = {
     ("controller", "train"): ("rpc", "event"),
@@ -42,6 +42,8 @@ LINKS: dict[tuple[str, str], tuple[str, ...]] = {
     ("rollout", "metaserver"): ("weights",),
     ("rollout", "reward"): ("reward",),
     ("rollout", "serving"): ("generate",),
+    # with posture `heartbeats` alone
+    **{(role, "controller"): ("beat",) for role in ("train", "rollout", "reference", "metaserver", "reward", "serving")},
 }
 
 

@@ -40,6 +40,8 @@ class Timeouts:
     arena: float = 3600.0
     """how long a worker tries to get memory of a shared device"""
     event: float = 600.0
+    min_clients: float = 3600.0
+    """how long training pauses for workers that are offline before it fails"""
     stop_job: float = 30.0
     health: float = 5.0
     body_read: float = 120.0
@@ -56,6 +58,7 @@ FLOORS_S = {
     "body_read": 5.0,
     "rpc_grace": 1.0,
     "stop_job": 1.0,
+    "min_clients": 10.0,
 }
 
 
@@ -64,7 +67,8 @@ POSTURE_WORDS = {
     "partial_rollout": ("continue", "abort", "exit"),
     "on_notify_failure": ("warn", "raise"),
     "on_save_failure": ("warn", "raise"),
-    "retry": ("trainer", "hasty", "patient", "backoff"),
+    "retry": ("trainer", "hasty", "patient", "grpc_send", "backoff"),
+    "metaserver": ("process", "controller"),
 }
 
 
@@ -91,7 +95,11 @@ class Posture:
     first_cause: bool = False
     """errors of the cleanup are warnings and notes; the cause is the last error told"""
     acked_events: bool = False
-    """an event has succeeded when its receiver names it and its step in the answer"""
+    """an event has succeeded when its receiver names it and its step in the answer; one that is overtaken is not obeyed"""
+    heartbeats: bool = False
+    """workers beat to the controller; one that is silent is offline: skipped, and not waited for, until it is heard again"""
+    metaserver: str = "process"
+    """where it is, rather than how it fails: process: one of its own; controller: a thread of the controller's"""
 
     def __post_init__(self) -> None:
         for name, words in POSTURE_WORDS.items():
@@ -114,6 +122,7 @@ HARDENED = Posture(
     restart=True,
     first_cause=True,
     acked_events=True,
+    heartbeats=True,
 )
 
 
@@ -174,6 +183,8 @@ class JobConfig:
     latest_save_interval: int = 2
     periodic_save_interval: int = 0
     """0 = never"""
+    min_clients_threshold: int = 0
+    """training pauses while fewer workers (train, rollout, reference) are online; without heartbeats nobody knows"""
     recover_mode: str = "disabled"
     """disabled: begin at step 0; auto: go on after a checkpoint of the job's folder, if there is one that loads"""
     recover_from: str = "latest"
@@ -248,6 +259,9 @@ def _refuse_sizes(config: JobConfig) -> None:
     for name in (*roles, "prompts_per_step", "samples_per_prompt"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}: workload {config.workload} needs at least 1")
+    workers = config.train_workers + config.rollout_workers + config.reference_workers
+    if not 0 <= config.min_clients_threshold <= workers:
+        raise ValueError(f"min_clients_threshold {config.min_clients_threshold}: the job has {workers} workers")
 
 
 def stored_elements(folder: Path) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rlhf import seam
 from rlhf.batch import DistributedBatchMemory
@@ -22,6 +22,9 @@ from rlhf.rollout_controller import RolloutController
 from rlhf.stats import StatsTracker
 from rlhf.train_controller import TrainController
 from rlhf.worker_group import WorkerGroup, wait_all
+
+if TYPE_CHECKING:
+    from rlhf.membership import Membership
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,11 @@ class Controller:
         self.rollout = RolloutController(config, stats)
         self.reference = ReferenceController(config, stats)
         self.hands: tuple[Hand, ...] = (self.train, self.rollout, self.reference)
+
+    def heed(self, members: Membership) -> None:
+        """From now on skip workers that are offline, and pause when there are too few."""
+        for hand in self.hands:
+            hand.group.heed(members)
 
     def start(self) -> None:
         """Create and initialize all engines, all roles at once, in the state from which to go on."""

@@ -9,11 +9,13 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from rlhf import seam
+from rlhf import metaserver, seam
 from rlhf.config import JobConfig, load_config
 from rlhf.controller import Controller
 from rlhf.errors import FrameworkError
+from rlhf.links import listen
 from rlhf.logs import open_log
 from rlhf.registry import register
 from rlhf.resilience.first_cause import keep_first_cause
@@ -23,8 +25,11 @@ from rlhf.scheduler_client import SchedulerClient
 from rlhf.services import Services
 from rlhf.sft_controller import SftController
 from rlhf.stats import StatsTracker
-from rlhf.topology import ranked
+from rlhf.topology import beating, ranked
 from storage.records import Role
+
+if TYPE_CHECKING:
+    from rlhf.membership import Membership
 
 logger = logging.getLogger(__name__)
 
@@ -35,29 +40,45 @@ def run(job_dir: Path) -> None:
     """The whole job. Raises what ended it, after cleanup."""
     config = load_config(job_dir / "config.json")
     with StatsTracker(job_dir / "stats" / "controller.jsonl", "controller") as stats:
-        scheduler = SchedulerClient(config)
-        die_by_sigterm(scheduler, stats)
+        scheduler, members = SchedulerClient(config), open_membership(config, stats)
+        die_by_sigterm(scheduler, stats, members)
         try:
             controller = (SftController if config.workload == "sft" else Controller)(config, stats)
             if config.posture.restart:
                 hands = (*controller.hands, Services(config))
                 controller.revival = Revival(scheduler, hands, RestartSettings.from_environment(), stats)
+                scheduler.restarted = members.expect if members is not None else scheduler.restarted
             with stats.record_timing("init", "init"), seam.stage("init", -1):
                 start(config, scheduler, controller)
+            if members is not None:
+                members.begin(beating(config))
+                controller.heed(members)
             controller.run()
         except Exception as error:
             logger.error("An error occurred during training, scheduler begin cleanup resource.")  # noqa: TRY400 - its traceback comes last
             if config.posture.first_cause:
-                keep_first_cause(error, lambda: clean_up(scheduler, stats, logging.WARNING))
+                keep_first_cause(error, lambda: clean_up(scheduler, stats, members, logging.WARNING))
             else:
-                clean_up(scheduler, stats)
+                clean_up(scheduler, stats, members)
             raise
-        clean_up(scheduler, stats)
+        clean_up(scheduler, stats, members)
+
+
+def open_membership(config: JobConfig, stats: StatsTracker) -> Membership | None:
+    """Who of the workers is there; nothing, in a job without heartbeats."""
+    if not config.posture.heartbeats:
+        return None
+    from rlhf.membership import Membership
+
+    return Membership(config, stats)
 
 
 def start(config: JobConfig, scheduler: SchedulerClient, controller: Controller) -> None:
     """Until every engine is ready."""
-    scheduler.submit("services", ["metaserver", "reward"])
+    if config.posture.metaserver == "controller":
+        metaserver.serve_beside(metaserver.MetaServer().app(), listen("metaserver", "weights"))
+        register("metaserver")
+    scheduler.submit("services", ["reward"] if config.posture.metaserver == "controller" else ["metaserver", "reward"])
     actor = scheduler.submit("actor", ranked(config, Role.TRAIN))
     if config.workload == "grpo":
         if config.rollout_engine == "served":
@@ -93,19 +114,23 @@ def wait_ready(config: JobConfig, controller: Controller) -> None:
         time.sleep(HEALTH_POLL_S)
 
 
-def clean_up(scheduler: SchedulerClient, stats: StatsTracker, level: int = logging.ERROR) -> list[Exception]:
-    """Cancel all jobs; what went wrong is logged at ``level`` and returned."""
+def clean_up(
+    scheduler: SchedulerClient, stats: StatsTracker, members: Membership | None, level: int = logging.ERROR
+) -> list[Exception]:
+    """Cancel all jobs; what went wrong is logged at ``level`` and returned. Nobody is missed any more."""
+    if members is not None:
+        members.close()
     with stats.record_timing("cleanup", "cleanup"), seam.stage("cleanup", stats.step):
         return scheduler.cleanup_jobs(level)
 
 
-def die_by_sigterm(scheduler: SchedulerClient, stats: StatsTracker) -> None:
+def die_by_sigterm(scheduler: SchedulerClient, stats: StatsTracker, members: Membership | None) -> None:
     """On SIGTERM clean up, then end by that very signal, so that whoever waits sees it."""
 
     def on_sigterm(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         logger.warning("SIGTERM received, scheduler begin cleanup resource.")
-        clean_up(scheduler, stats)
+        clean_up(scheduler, stats, members)
         os.kill(os.getpid(), number)
 
     signal.signal(signal.SIGTERM, on_sigterm)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 from typing import Any
 
 from aiohttp import web
@@ -124,3 +125,8 @@ def serve_forever(app: web.Application, listener: socket.socket) -> None:
         await asyncio.Event().wait()
 
     asyncio.run(serve())
+
+
+def serve_beside(app: web.Application, listener: socket.socket) -> None:
+    """Serve in a thread of this process, as long as it lives."""
+    threading.Thread(target=serve_forever, args=(app, listener), name="metaserver", daemon=True).start()

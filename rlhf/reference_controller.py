@@ -46,8 +46,9 @@ class ReferenceController:
 
     def compute_logprobs(self, batch: DistributedBatchMemory, step: int) -> Tensor:
         """`[m, T - 1]` in nats."""
-        asked = DistributedBatchMemory({key: batch[key] for key in NEEDED})
-        shares = [share.state() for share in asked.split(self._config.reference_workers)]
-        timeout_s = self._config.timeout_s("reference")
-        replies = wait_all(self.group.call("compute_logprobs", "ComputeLogpError", timeout_s, shares, step=step))
+        asked, timeout_s = DistributedBatchMemory({key: batch[key] for key in NEEDED}), self._config.timeout_s("reference")
+        ranks = self.group.online() or [*range(self._config.reference_workers)]
+        shares = [share.state() for share in asked.split(len(ranks))]
+        call = ("compute_logprobs", "ComputeLogpError", timeout_s, shares, ranks)
+        replies = wait_all(self.group.call(*call, offline="move", step=step))
         return torch.cat([tensors["ref_logprobs"] for _, tensors in replies])

@@ -27,6 +27,7 @@ class RolloutController:
     def __init__(self, config: JobConfig, stats: StatsTracker):
         self._config = config
         self.group = WorkerGroup(Role.ROLLOUT, config, stats, InferenceEngineError)
+        self._updates: dict[int, Future[Reply]] = {}
         #: A worker was started again and has not had weights since.
         self.unfed = False
         self._sampled: tuple[int, dict[int, Reply]] = (-1, {})
@@ -53,31 +54,60 @@ class RolloutController:
             self.group.initialize(ranks)
 
     def update_weights(self, version: int) -> list[Future[Reply]]:
-        """Begin every worker's wait for the weights; its own deadline is shorter than this call's."""
+        """Begin the wait for the weights of all who are to sample; their own deadline is shorter than this call's."""
+        ranks = self.group.online()
+        futures = self.group.call(*self._update_call(), ranks=ranks, offline="skip", version=version)
+        self._updates = dict(zip(ranks, futures, strict=True))
+        return futures
+
+    def _update_call(self) -> tuple[str, str, float]:
+        """Method, sub-error and time-out."""
         timeout_s = self._config.timeout_s("update_weights") + self._config.timeout_s("rpc_grace")
         method = "update_weights" if self._config.weight_sync == "metaserver" else "update_weights_from_disk"
-        return self.group.call(method, "UpdateWeightError", timeout_s, version=version)
+        return method, "UpdateWeightError", timeout_s
 
     def rollout(self, prompts: DistributedBatchMemory, step: int) -> DistributedBatchMemory:
         """Samples of all prompts. A worker that fails costs its share, or the step, as the posture says."""
-        shares = [share.state() for share in prompts.split(self._config.rollout_workers)]
+        ranks = self._samplers(step)
+        shares = [share.state() for share in prompts.split(len(ranks))]
         if self._config.posture.restart:
             replies = self._sample_missing(shares, step)
         elif self._config.posture.partial_rollout == "abort":
-            replies = wait_all(self._generate(shares, step))
+            replies = wait_all(self._generate(shares, step, ranks))
         elif self._config.posture.partial_rollout == "exit":
-            replies = [reply for reply in wait_future_ordered(self._generate(shares, step)) if reply is not None]
+            replies = [reply for reply in wait_future_ordered(self._generate(shares, step, ranks)) if reply is not None]
         else:
-            replies = [reply for reply in map(self._reply_or_none, self._generate(shares, step)) if reply is not None]
+            replies = [reply for reply in map(self._reply_or_none, self._generate(shares, step, ranks)) if reply is not None]
         if not replies:
             raise InferenceEngineError("RolloutError", f"no worker returned a sample in step {step}")
         return DistributedBatchMemory.concat([DistributedBatchMemory(tensors) for _, tensors in replies])
 
-    def _generate(
-        self, shares: Sequence[dict[str, Tensor]], step: int, ranks: Sequence[int] | None = None
-    ) -> list[Future[Reply]]:
+    def _samplers(self, step: int) -> list[int]:
+        """Ranks that are asked: who is online, with the weights of this step; all, where the lost are started again."""
+        everyone = [*range(self._config.rollout_workers)]
+        if self.group.members is None or self._config.posture.restart:
+            return everyone
+        for rank in self.group.online():
+            if not self._has_weights(rank):
+                self._catch_up(rank, step)
+        return [rank for rank in self.group.online() if self._has_weights(rank)] or everyone
+
+    def _has_weights(self, rank: int) -> bool:
+        """Whether a worker took part in this step's update to its end."""
+        update = self._updates.get(rank)
+        return update is not None and update.exception() is None and bool(update.result()[0])
+
+    def _catch_up(self, rank: int, step: int) -> None:
+        """Have a worker that was away take the weights, and the event, that it missed."""
+        self.group.notify("rollout_start", step, [rank])
+        [update] = self.group.call(*self._update_call(), ranks=[rank], offline="skip", version=step)
+        if error := update.exception():
+            logger.warning("%s cannot take the weights of step %d and does not sample: %s", self.group.names[rank], step, error)
+        self._updates[rank] = update
+
+    def _generate(self, shares: Shares, step: int, ranks: Sequence[int]) -> list[Future[Reply]]:
         timeout_s = self._config.timeout_s("rollout")
-        return self.group.call("generate", "RolloutError", timeout_s, shares, ranks, step=step)
+        return self.group.call("generate", "RolloutError", timeout_s, shares, ranks, offline="move", step=step)
 
     def _sample_missing(self, shares: Shares, step: int) -> list[Reply]:
         """Replies by rank. When some fail the others' are kept, and whoever asks for the same step again gets them.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import requests
@@ -43,12 +45,16 @@ class RpcError(Exception):
         return f"{self.component}: {self.text.splitlines()[0] if self.text else 'no text'}"
 
 
+class OfflineError(RpcError):
+    """The callee is offline: it is not called, or not waited for any longer."""
+
+
 class _NotSentError(Exception):
     """The callee has not seen a whole request, so it may be sent again."""
 
 
 class RpcClient:
-    """Calls one component over one of its links. Not for two threads at once."""
+    """Calls one component over one of its links, one call at a time."""
 
     def __init__(self, component: str, config: JobConfig, stats: StatsTracker, purpose: str = "rpc"):
         self.component = component
@@ -57,6 +63,11 @@ class RpcClient:
         self._stats = stats
         self._session = open_session(*self._link)
         self._policy = PRESETS[config.posture.retry]
+        self._turn, self._events = threading.Lock(), 0
+        #: Why the component is not to be called now; empty when it may be.
+        self.absence: Callable[[], str] = lambda: ""
+        #: Told when the component cannot be reached, with what was seen.
+        self.unreachable: Callable[[str], None] = lambda _: None
 
     def create_engine(self) -> None:
         """Have the engine made in the component's process, which may take its time to listen. Raises RpcError."""
@@ -69,7 +80,9 @@ class RpcClient:
     def notify(self, event: str, global_step: int) -> None:
         """Tell of an event. Raises RpcError; with acknowledged events also when the answer is not of this event and step."""
         told = {"event": event, "global_step": global_step}
-        heard, _ = self._call(EVENT, event, told, {}, self._config.timeout_s("event"))
+        self._events += 1
+        meta = {**told, "number": self._events}
+        heard, _ = self._call(EVENT, event, meta, {}, self._config.timeout_s("event"))
         if self._config.posture.acked_events and heard.get("acknowledged") != told:
             raise RpcError(self.component, event, f"event {event} of step {global_step} is not acknowledged: {heard}")
 
@@ -89,6 +102,10 @@ class RpcClient:
             return dict(answer.json()) if answer.ok else {}
         except (requests.RequestException, ValueError):
             return {}
+
+    def cut(self) -> None:
+        """End a call that another thread waits for: its connection is lost. Without a call nothing happens."""
+        self._session.cut()
 
     def close(self) -> None:
         self._session.close()
@@ -113,9 +130,10 @@ class RpcClient:
             self._tell_retry(nominal, failures, error, request_id)
 
         try:
-            reply = nominal.scaled(self._config.time_scale).call(
-                lambda: self._send(path, name, body, request_id, timeout_s), (_NotSentError,), before_wait=told
-            )
+            with self._turn:
+                reply = nominal.scaled(self._config.time_scale).call(
+                    lambda: self._send(path, name, body, request_id, timeout_s), (_NotSentError,), before_wait=told
+                )
             failed = 0
         except _NotSentError as error:
             raise self._given_up(path, name, error, request_id) from error
@@ -135,11 +153,17 @@ class RpcClient:
 
     def _given_up(self, path: str, name: str, error: Exception, request_id: str) -> RpcError:
         text = f"Max retries exceeded for {self._url(path)}"
+        if error.__cause__ is not None:  # no connection; without one it is an answer, 408
+            self._lost(f"{text}: {error}")
+        if reason := self.absence():
+            return self._offline(name, request_id, reason)
         logger.error("%s: %s request_id=%s", text, error, request_id)
         return RpcError(self.component, name, f"{text}: {error}")
 
     def _send(self, path: str, name: str, body: bytes, request_id: str, timeout_s: float) -> Reply:
         """One try. Raises _NotSentError when it may be repeated, RpcError when not."""
+        if away := self.absence():
+            raise self._offline(name, request_id, away)
         try:
             headers = {REQUEST_ID: request_id, "Content-Type": "application/octet-stream"}
             url = f"http://{self.component}{path}"
@@ -150,6 +174,7 @@ class RpcClient:
             reason = getattr(error.args[0], "reason", None) if error.args else None
             if reason is not None:  # only a connection that was never made carries a reason
                 raise _NotSentError(f"Connection error for {self._url(path)}: {reason}.") from error
+            self._lost(f"Connection lost: {error}")
             raise self._final(name, request_id, f"Connection lost: {error}") from error
         except requests.Timeout as error:
             raise self._final(name, request_id, f"Request timeout after {timeout_s:.1f}s for {self._url(path)}") from error
@@ -168,7 +193,19 @@ class RpcClient:
         except ValueError as error:
             raise self._final(name, request_id, f"unreadable answer: {error}") from error
 
+    def _lost(self, text: str) -> None:
+        """The connection was not cut on this side: that would have had its reason."""
+        if not self.absence():
+            self.unreachable(text)
+
+    def _offline(self, name: str, request_id: str, reason: str) -> OfflineError:
+        """Why it is offline has been said."""
+        logger.info("%s %s is given up: %s request_id=%s", self.component, name, reason, request_id)
+        return OfflineError(self.component, name, reason)
+
     def _final(self, name: str, request_id: str, text: str) -> RpcError:
+        if reason := self.absence():
+            return self._offline(name, request_id, reason)
         logger.error("%s %s: %s request_id=%s", self.component, name, text, request_id)
         return RpcError(self.component, name, text)
 

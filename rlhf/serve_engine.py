@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from rlhf import seam
+from rlhf import beats, seam
 from rlhf.config import JobConfig, load_config
 from rlhf.links import listen, listen_address, name_table, options_of
 from rlhf.logs import open_log
@@ -38,6 +38,9 @@ def main(component: str, job_dir: Path) -> None:
     random.seed(config.seed * 1000 + rank)
     listener = listen(component, PURPOSE_OF.get(role, "rpc"))
     logger.info("listening on %s:%d, %s", *listener.getsockname(), options_of(listener))
+    stats = StatsTracker(job_dir / "stats" / f"{component}.jsonl", component)
+    if config.posture.heartbeats:
+        beats.start(component, config, stats)
     if role == Role.SERVING:
         from rlhf.serving.component import serve_component
 
@@ -47,7 +50,7 @@ def main(component: str, job_dir: Path) -> None:
     if role in (Role.METASERVER, Role.REWARD):
         _serve_store(role, listener)
     else:
-        _serve_worker(component, config, listener, job_dir)
+        _serve_worker(component, config, listener, stats)
 
 
 def _serve_store(role: str, listener: socket.socket) -> None:
@@ -57,9 +60,8 @@ def _serve_store(role: str, listener: socket.socket) -> None:
     metaserver.serve_forever(app, listener)
 
 
-def _serve_worker(component: str, config: JobConfig, listener: socket.socket, job_dir: Path) -> None:
+def _serve_worker(component: str, config: JobConfig, listener: socket.socket, stats: StatsTracker) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = interface_of(listen_address(component, "rpc")[0])
-    stats = StatsTracker(job_dir / "stats" / f"{component}.jsonl", component)
     dispatch = Dispatch(component, config, stats)
     RpcServer(listener, config.timeout_s("body_read"), dispatch.serve, lambda: dispatch.initialized).serve_forever()
 
@@ -81,6 +83,7 @@ class Dispatch:
         self._component, self._config, self._stats = component, config, stats
         self._role, self._rank = role_and_rank(component)
         self._worker: Any = None
+        self._newest = 0
         self.initialized = False
 
     def serve(self, path: str, meta: dict[str, Any], tensors: dict[str, Any]) -> Reply:
@@ -121,6 +124,15 @@ class Dispatch:
                 f"a {self._role} worker takes {' and '.join(self._worker.events) or 'no event'}, not {event!r}"
             )
         logger.info("event %s, global_step: %d", event, step)
-        self._stats.step = step
-        self._worker.hear(event)
+        if self._overtaken(meta.get("number", self._newest)):
+            logger.warning("event %s of step %d comes after a later one and is not obeyed", event, step)
+        else:
+            self._stats.step = step
+            self._worker.hear(event)
         return {"acknowledged": {"event": event, "global_step": step}}, {}
+
+    def _overtaken(self, number: int) -> bool:
+        """Whether a later event has been heard: to obey an older one would take the device back, or give it up, out of turn."""
+        overtaken = self._config.posture.acked_events and number < self._newest
+        self._newest = max(self._newest, number)
+        return overtaken

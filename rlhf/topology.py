@@ -14,8 +14,9 @@ HOSTS: dict[str, tuple[Role, ...]] = {
     "trainers": (Role.TRAIN, Role.REFERENCE),
     "rollouts": (Role.ROLLOUT,),
 }
-#: First port of each role; a ranked role counts up from it. The controller listens nowhere.
+#: First port of each role; a ranked role counts up from it.
 PORTS = {
+    Role.CONTROLLER: 7900,
     Role.METASERVER: 8080,
     Role.SCHEDULER: 8081,
     Role.REWARD: 8082,
@@ -26,6 +27,7 @@ PORTS = {
 }
 #: What is spoken at a role's one port. An engine's calls and events share it, on connections of their own.
 PURPOSES = {
+    Role.CONTROLLER: ("beat",),
     Role.METASERVER: ("weights",),
     Role.SCHEDULER: ("scheduler",),
     Role.REWARD: ("reward",),
@@ -68,10 +70,18 @@ def virtual_host(component: str, colocated: bool = False) -> str:
     return next(host for host, roles in HOSTS.items() if role in roles)
 
 
+def beating(config: JobConfig) -> list[str]:
+    """The components that beat to the controller: its workers, and the servers beside them that are processes of their own."""
+    if not config.posture.heartbeats:
+        return []
+    silent = {Role.CONTROLLER, Role.SCHEDULER} | ({Role.METASERVER} if config.posture.metaserver == "controller" else set())
+    return [name for name in components(config) if name not in silent]
+
+
 def default_port(component: str) -> int:
-    """The port of a component that has an address of its own; 0 for the controller."""
+    """The port of a component that has an address of its own."""
     role, rank = role_and_rank(component)
-    return PORTS[role] + rank if role in PORTS else 0
+    return PORTS[role] + rank
 
 
 def links(config: JobConfig) -> list[tuple[str, str, str]]:
@@ -85,6 +95,7 @@ def links(config: JobConfig) -> list[tuple[str, str, str]]:
         *[(name, "reward", "reward") for name in rollouts],
         *[(name, "serving", "generate") for name in rollouts if config.rollout_engine == "served"],
         *[("controller", name, purpose) for name, purpose in SERVICES.items() if config.posture.restart],
+        *[(name, "controller", "beat") for name in beating(config)],
     ]
 
 
@@ -100,7 +111,8 @@ def name_table(
     ``dial_of`` maps a link's name ("train0>metaserver:weights") to the address to dial instead of the listener's own.
     """
     names, colocated = components(config), config.colocated
-    listening = {name: PURPOSES.get(role_and_rank(name)[0], ()) for name in names}
+    heard = {"controller": PURPOSES[Role.CONTROLLER] if config.posture.heartbeats else ()}
+    listening = {name: PURPOSES[role_and_rank(name)[0]] for name in names} | heard
     where = {name: f"{address_of(name)}:{port_of(name)}" for name in names if listening[name]}
     dial = {f"{src}>{dst}:{purpose}": where[dst] for src, dst, purpose in links(config)}
     strange = sorted(set(dial_of or {}) - set(dial))

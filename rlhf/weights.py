@@ -12,10 +12,11 @@ from typing import Any
 import requests
 from torch import Tensor
 
-from rlhf import wire
+from rlhf import beats, wire
 from rlhf.config import JobConfig
 from rlhf.errors import InferenceEngineError, TrainEngineError
 from rlhf.links import open_session
+from storage.records import Role, component_name
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class WeightStore:
         deadline, tensors = start + self._config.timeout_s("update_weights"), {}
         try:
             for rank in range(ranks):
-                manifest = self._await_manifest(_shard(version, rank), deadline)
+                manifest = self._await_manifest(_shard(version, rank), component_name(Role.TRAIN, rank), deadline)
                 tensors.update(self._shard_of(_shard(version, rank), manifest, deadline))
         except (requests.Timeout, TimeoutError) as error:
             text = f"timed out after {time.monotonic() - start:.1f}s waiting for weights of version {version}"
@@ -62,8 +63,10 @@ class WeightStore:
             raise InferenceEngineError("UpdateWeightError", f"Failed to update weights: {error}") from error
         return tensors
 
-    def _await_manifest(self, key: str, deadline: float) -> dict[str, Any]:
+    def _await_manifest(self, key: str, source: str, deadline: float) -> dict[str, Any]:
         while not self._ask("GET", f"has_key/{key}", _left(deadline)).json()["has_key"]:
+            if source in beats.offline():
+                raise ValueError(f"{key} is not there, and {source} is offline")
             time.sleep(min(POLL_S, _left(deadline)))
         manifest: dict[str, Any] = self._ask("GET", f"get_json/{key}", _left(deadline)).json()
         return manifest

@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -16,12 +17,18 @@ from rlhf.config import JobConfig
 from rlhf.errors import EngineError
 from rlhf.resilience.deadline import LearnedDeadline
 from rlhf.resilience.readiness import READY_KEY
-from rlhf.rpc import Reply, RpcClient, RpcError
+from rlhf.rpc import OfflineError, Reply, RpcClient, RpcError
 from rlhf.stats import StatsTracker
 from rlhf.topology import ranked
 from storage.records import Role
 
+if TYPE_CHECKING:
+    from rlhf.membership import Membership  # it listens, by a library that only a job with heartbeats needs
+
 logger = logging.getLogger(__name__)
+
+#: What becomes of a call whose worker is offline.
+Offline = Literal["raise", "skip", "move"]
 
 #: No learned deadline is shorter, seconds: a busy machine makes a short call many times as long, and that is no failure.
 LEARNED_FLOOR_S = 5.0
@@ -32,7 +39,8 @@ class WorkerGroup:
 
     def __init__(self, role: Role, config: JobConfig, stats: StatsTracker, error: type[EngineError], events: bool = True):
         self.config = config
-        self._error = error
+        self.members: Membership | None = None
+        self._role, self._error = role, error
         self.names = ranked(config, role)
         self._calls = [RpcClient(name, config, stats) for name in self.names]
         self._events = [RpcClient(name, config, stats, "event") for name in self.names] if events else []
@@ -57,6 +65,19 @@ class WorkerGroup:
         for client in (clients[rank] for clients in (self._calls, self._events) if clients for rank in ranks):
             client.close()
 
+    def heed(self, members: Membership) -> None:
+        """From now on call nobody who is offline, and wait no longer for one that goes offline."""
+        self.members = members
+        for client in (*self._calls, *self._events):
+            client.absence = partial(members.absence, self._awaited(client.component))
+            client.unreachable = partial(members.mark_offline, client.component)
+        members.when_lost(self._give_up)
+
+    def online(self) -> list[int]:
+        """Ranks of those that can be called; all, where those that cannot are started again."""
+        everyone = range(len(self.names))
+        return [rank for rank in everyone if self.config.posture.restart or not self._calls[rank].absence()]
+
     def call(
         self,
         method: str,
@@ -64,20 +85,30 @@ class WorkerGroup:
         timeout_s: float,
         shares: Sequence[dict[str, Tensor]] = (),
         ranks: Sequence[int] | None = None,
+        offline: Offline = "raise",
         **arguments: Any,
     ) -> list[Future[Reply]]:
-        """Begin a call of every worker, or of some ranks, each with its own share of tensors; futures in their order."""
-        asked = range(len(self.names)) if ranks is None else ranks
-        given = list(shares) or [{} for _ in asked]
+        """Begin a call of every worker, or of those of ``ranks``, each with its own share of tensors; futures in their order.
+
+        A worker that is or goes offline: "raise" its error; "skip" it, its reply is empty; "move" its share to another. Where
+        the lost are started again it is always the first, and nothing waits for them to come back by themselves.
+        """
+        restart = self.config.posture.restart
+        if not restart:
+            self._wait_for_enough()
+        called = range(len(self.names)) if ranks is None else ranks
+        given = list(shares) or [{} for _ in called]
         limit_s = self._limit_s(method, timeout_s)
+        move = partial(self._call_or_move, called)
+        how: dict[Offline, Callable[..., Reply]] = {"raise": self._timed_call, "skip": self._call_or_skip, "move": move}
         return [
-            self._pool.submit(self._timed_call, self._calls[rank], sub_error, method, limit_s, tensors, arguments)
-            for rank, tensors in zip(asked, given, strict=True)
+            self._pool.submit(how["raise" if restart else offline], rank, sub_error, method, limit_s, tensors, arguments)
+            for rank, tensors in zip(called, given, strict=True)
         ]
 
     def _timed_call(
         self,
-        client: RpcClient,
+        rank: int,
         sub_error: str,
         method: str,
         limit_s: float,
@@ -86,9 +117,47 @@ class WorkerGroup:
     ) -> Reply:
         """A call whose duration, if it goes well, is learned from."""
         start = time.monotonic()
-        reply: Reply = self._guard(sub_error, client.call, method, limit_s, tensors, **arguments)
+        reply: Reply = self._guard(sub_error, self._calls[rank].call, method, limit_s, tensors, **arguments)
         self._learned_of(method).observe(time.monotonic() - start)
         return reply
+
+    def _call_or_skip(self, *call: Any) -> Reply:
+        """A call of one that may stay away: its reply is empty then."""
+        try:
+            return self._timed_call(*call)
+        except EngineError as error:
+            if is_offline(error):
+                return {}, {}
+            raise
+
+    def _call_or_move(self, ranks: Sequence[int], rank: int, *call: Any) -> Reply:
+        """A call that any of ``ranks`` can answer: if its worker goes offline, one that is online is asked."""
+        for _ in range(2 * len(ranks)):
+            try:
+                return self._timed_call(rank, *call)
+            except EngineError as error:
+                if not is_offline(error):
+                    raise
+                self._wait_for_enough()
+                others = [other for other in self.online() if other in ranks]
+                if not others:
+                    raise
+                lost, rank = rank, rank if rank in others else others[rank % len(others)]
+                logger.info("the share of %s goes to %s", self.names[lost], self.names[rank])
+        return self._timed_call(rank, *call)
+
+    def _wait_for_enough(self) -> None:
+        if self.members is not None:
+            self.members.wait_for_enough()
+
+    def _awaited(self, component: str) -> list[str]:
+        """Whose absence ends a call of a worker: its own; of a train rank everybody's, since ranks wait for one another."""
+        return self.names if self._role is Role.TRAIN else [component]
+
+    def _give_up(self, lost: str) -> None:
+        for client in (*self._calls, *self._events):
+            if lost in self._awaited(client.component):
+                client.cut()
 
     def _limit_s(self, method: str, timeout_s: float) -> float:
         if not self.config.posture.stage_deadline:
@@ -104,16 +173,17 @@ class WorkerGroup:
         reply: Reply = self._guard(sub_error, self._calls[0].call, method, timeout_s)
         return reply[0]
 
-    def notify(self, event: str, global_step: int) -> bool:
-        """Tell every worker of an event; whether all have heard. A failure is a warning or is raised, as the posture says."""
-        futures = [
-            self._pool.submit(self._guard, "NotifyEventError", client.notify, event, global_step) for client in self._events
-        ]
+    def notify(self, event: str, global_step: int, ranks: Sequence[int] | None = None) -> bool:
+        """Tell all who are online of an event; whether all have heard. A failure is a warning or raised, by posture."""
+        told = self._events if ranks is None else [self._events[rank] for rank in ranks]
+        futures = [self._pool.submit(self._guard, "NotifyEventError", client.notify, event, global_step) for client in told]
         heard = True
         for future in futures:
             try:
                 future.result()
             except EngineError as error:
+                if is_offline(error) and not self.config.posture.restart:
+                    continue
                 if self.config.posture.on_notify_failure == "raise":
                     raise
                 logger.warning("notify_%s_event failed: %s", event, error)
@@ -139,6 +209,11 @@ class WorkerGroup:
             return function(*arguments, **named)
         except RpcError as error:
             raise self._error(sub_error, error.summary) from error
+
+
+def is_offline(error: EngineError) -> bool:
+    """Whether a call failed because its callee is offline, which has been said."""
+    return isinstance(error.__cause__, OfflineError)
 
 
 def wait_future_ordered(futures: Sequence[Future[Any]]) -> list[Any]:

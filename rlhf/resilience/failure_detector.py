@@ -72,6 +72,7 @@ class FailureDetector:
         self.cadence = cadence
         self._min_clients, self._rejoin, self._clock, self._told = min_clients, rejoin, clock, told
         self._clients: dict[str, _Client] = {}
+        self._waiting = 0
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -165,12 +166,16 @@ class FailureDetector:
     def wait_for_enough(self, timeout_s: float | None = None) -> bool:
         """Pause until enough clients are alive, at most ``timeout_s`` real seconds; whether they are."""
         with self._changed:
-            if self._counted() < self._min_clients:
+            if self._counted() >= self._min_clients:
+                return True
+            if not self._waiting:
                 logger.info("training pauses: %d of %d clients needed are alive", self._counted(), self._min_clients)
-                if not self._changed.wait_for(lambda: self._counted() >= self._min_clients, timeout_s):
-                    return False
+            self._waiting += 1
+            enough = self._changed.wait_for(lambda: self._counted() >= self._min_clients, timeout_s)
+            self._waiting -= 1
+            if enough and not self._waiting:
                 logger.info("training resumes: %d clients are alive", self._counted())
-            return True
+            return enough
 
     def start(self, checked: Callable[[], None] = lambda: None) -> None:
         """Check every interval, in a thread that ends with the process; ``checked`` is called after each check."""
@@ -179,10 +184,10 @@ class FailureDetector:
         self._thread.start()
 
     def stop(self) -> None:
-        """End checking; returns when it has."""
+        """End checking; waits for a check that is under way, an interval at most."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(self.cadence.interval_s)
 
     def _run(self, checked: Callable[[], None]) -> None:
         due = self._clock() + self.cadence.interval_s

@@ -33,9 +33,10 @@ def test_postures_survive_json(tmp_path: Path) -> None:
     """A posture is written and read back; wrong words, wrong types and unknown switches are refused by name."""
     JobConfig(posture=HARDENED).save(tmp_path / "config.json")
     assert load_config(tmp_path / "config.json").posture == HARDENED
-    assert [f.name for f in fields(Posture) if getattr(HARDENED, f.name) == getattr(Posture(), f.name)] == []
+    same = [f.name for f in fields(Posture) if getattr(HARDENED, f.name) == getattr(Posture(), f.name)]
+    assert same == ["metaserver"], "where it is, is no mechanism"
     for bad, told in (
-        ({"retry": "often"}, "posture retry is 'often'; allowed: trainer, hasty, patient, backoff"),
+        ({"retry": "often"}, "posture retry is 'often'; allowed: trainer, hasty, patient, grpc_send, backoff"),
         ({"first_cause": "yes"}, "posture first_cause is 'yes'; allowed: true, false"),
         ({"hope": True}, "unknown posture key"),
     ):
@@ -139,6 +140,24 @@ def test_acked_events_want_the_event_in_the_answer(acked: bool, heard: bool, job
     with _group(config, tmp_path, serve) as group:
         assert group.notify("train_start", 3)
         assert group.notify("train_start", 4) == heard
+
+
+@pytest.mark.parametrize(("acked", "obeyed"), [(False, ["rollout_end", "rollout_start"]), (True, ["rollout_end"])])
+def test_an_event_that_is_overtaken_is_answered_and_not_obeyed(
+    acked: bool, obeyed: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event that comes after a later one takes effect in the legacy posture alone; one that is told again does in both."""
+    heard: list[str] = []
+    with StatsTracker(tmp_path / "rollout0.jsonl", "rollout0") as stats:
+        dispatch = Dispatch("rollout0", JobConfig(posture=Posture(acked_events=acked)), stats)
+        dispatch._worker = SimpleNamespace(events=("rollout_start", "rollout_end"), hear=heard.append)
+        for event, number in (("rollout_end", 2), ("rollout_start", 1)):
+            answer, _ = dispatch.serve(EVENT, {"event": event, "global_step": 3, "number": number}, {})
+            assert answer == {"acknowledged": {"event": event, "global_step": 3}}
+        assert heard == obeyed
+        assert ("comes after a later one" in caplog.text) == acked
+        dispatch.serve(EVENT, {"event": "rollout_end", "global_step": 3, "number": 2}, {})
+        assert heard == [*obeyed, "rollout_end"]
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["legacy", "hardened"])

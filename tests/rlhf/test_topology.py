@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.config import JobConfig
+from injection.scenario import LINKS
+from rlhf.config import HARDENED, JobConfig, Posture
 from rlhf.topology import components, default_port, links, name_table, role_and_rank, virtual_host
 
 CONFIGS = st.builds(
@@ -14,6 +15,7 @@ CONFIGS = st.builds(
     train_workers=st.integers(1, 40),
     rollout_workers=st.integers(1, 40),
     reference_workers=st.integers(1, 4),
+    posture=st.builds(Posture, heartbeats=st.booleans(), metaserver=st.sampled_from(["process", "controller"])),
 )
 
 
@@ -32,13 +34,32 @@ def test_every_link_has_two_ends_and_a_listener(config: JobConfig) -> None:
 
 @given(CONFIGS)
 def test_names_tell_role_rank_and_host(config: JobConfig) -> None:
-    """A component's name alone tells role, rank and host; only the controller listens nowhere."""
+    """A component's name alone tells role, rank, host and port."""
     for name in components(config):
         role, rank = role_and_rank(name)
         assert name in (str(role), f"{role}{rank}")
         assert virtual_host(name) in ("control", "trainers", "rollouts")
         assert virtual_host(name, colocated=True) == virtual_host(name.replace("rollout", "train"))
-        assert (default_port(name) == 0) == (name == "controller")
+        assert default_port(name) > 1024
+
+
+@given(CONFIGS)
+def test_the_controller_listens_for_beats_alone_and_only_when_there_are_any(config: JobConfig) -> None:
+    """With heartbeats all beside controller and scheduler have a link to the controller; without, it listens nowhere."""
+    table = name_table(config, lambda _: "10.0.0.1")
+    beating = [src for src, dst, purpose in links(config) if (dst, purpose) == ("controller", "beat")]
+    silent = {"controller", "scheduler"} | ({"metaserver"} if config.posture.metaserver == "controller" else set())
+    assert set(beating) == (set(components(config)) - silent if config.posture.heartbeats else set())
+    assert list(table["listen"].get("controller", {})) == (["beat"] if config.posture.heartbeats else [])
+
+
+def test_a_scenario_can_name_every_link_and_no_other() -> None:
+    """What a scenario may aim at is what some job dials, role by role."""
+    jobs = [JobConfig(posture=HARDENED), JobConfig(posture=HARDENED, rollout_engine="served")]
+    dialled = {
+        (str(role_and_rank(src)[0]), str(role_and_rank(dst)[0]), purpose) for job in jobs for src, dst, purpose in links(job)
+    }
+    assert dialled == {(src, dst, purpose) for (src, dst), purposes in LINKS.items() for purpose in purposes}
 
 
 @pytest.mark.parametrize("name", ["train", "metaserver0", "worker1", "", "rollout-1"])

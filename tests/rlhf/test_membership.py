@@ -1,0 +1,208 @@
+"""Workers that fall silent: in the whole job, with heartbeats and without."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, wait
+from datetime import datetime
+
+import pytest
+
+from rlhf import links
+from rlhf.config import FLOORS_S, JobConfig, Posture, Timeouts
+from rlhf.errors import FrameworkError, InferenceEngineError, TrainEngineError
+from rlhf.membership import Membership
+from rlhf.rpc_server import RpcServer
+from rlhf.stats import StatsTracker
+from rlhf.topology import beating
+from rlhf.worker_group import WorkerGroup, wait_all
+from storage.records import Role
+from tests.rlhf.job_folder import Hold, JobFolder
+
+pytestmark = pytest.mark.job
+
+BEATING = Posture(heartbeats=True)
+SMALL = {"train_workers": 1, "prompts_per_step": 4, "samples_per_prompt": 4}
+STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) (\w+) \w+: (.*)$", re.M)
+
+
+def _finish(folder: JobFolder, job: subprocess.Popen[bytes]) -> int:
+    code = job.wait(200)
+    folder.processes["rlhf.scheduler"].terminate()
+    assert folder.processes["rlhf.scheduler"].wait(60) == 0, folder.log("scheduler")
+    assert folder.living() == []
+    return code
+
+
+def _stop(folder: JobFolder, component: str) -> None:
+    os.kill(folder.registration(component)["pid"], signal.SIGSTOP)
+
+
+def _go_on(folder: JobFolder, component: str) -> None:
+    os.kill(folder.registration(component)["pid"], signal.SIGCONT)
+
+
+def _said(folder: JobFolder, level: str) -> list[str]:
+    return [text for _, seen, text in STAMP.findall(folder.log("controller")) if seen == level]
+
+
+def _at_s(folder: JobFolder, text: str) -> float:
+    """When the controller first said something that begins so, seconds."""
+    stamp = next(at for at, _, said in STAMP.findall(folder.log("controller")) if said.startswith(text))
+    return datetime.fromisoformat(stamp).timestamp()
+
+
+def _start_holding(folder: JobFolder, stage: str, step: int, act: Callable[[], object]) -> subprocess.Popen[bytes]:
+    hold = Hold(folder, stage, step, act)
+    folder.start("rlhf.scheduler")
+    return folder.start("rlhf.job", STAGE_SOCKET=str(hold.path), STAGE_DEADLINE_S="60")
+
+
+def test_a_silent_rollout_worker_is_offline_skipped_and_taken_back(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """Stopped while it samples: one WARNING after three intervals and before the next check but one, its share goes to the
+    other, steps go on whole; once it beats again it takes the weights of the step and samples."""
+    config = JobConfig(**SMALL, steps=40, posture=BEATING, time_scale=30.0)
+    folder = job_folder(config)
+    job = _start_holding(folder, "rollout", 3, lambda: _stop(folder, "reward"))
+    folder.wait_for_line("controller", "start to rollout, step: 3,", job)
+    _stop(folder, "rollout1")  # it cannot have been scored yet
+    _go_on(folder, "reward")
+    folder.wait_for_line("controller", "train succeeded, step: 6,", job)
+    sampled = len(folder.stats("rollout1", "batch_samples"))
+    _go_on(folder, "rollout1")
+    folder.wait_for_line("controller", "rollout1 is back", job)
+    assert _finish(folder, job) == 0, folder.log("controller")
+    [warning] = _said(folder, "WARNING")
+    assert 3.0 <= float(re.fullmatch(r"rollout1 is offline: no beat for ([\d.]+) s", warning)[1]) <= 5.0
+    assert "the share of rollout1 goes to rollout0" in folder.log("controller")
+    assert folder.stats("controller", "batch_samples") == [16.0] * config.steps
+    assert len(folder.stats("rollout1", "batch_samples")) > sampled + 1, "one that nobody waited for, and then its own"
+    assert _said(folder, "ERROR") == []
+    assert (
+        folder.stats("controller", "heartbeat/offline_count") == folder.stats("controller", "heartbeat/rejoin_count") == [1.0]
+    )
+    assert max(folder.stats("controller", "heartbeat/missed_count")) >= 2
+    assert "neighbours that are offline: rollout1" in folder.log("train0")
+
+
+def test_without_heartbeats_the_whole_time_out_is_waited(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """The same worker stopped in the legacy posture: nobody listens for beats, and the rollout's time-out passes first."""
+    config = JobConfig(**SMALL, steps=60, timeouts=Timeouts(rollout=1800.0))
+    folder = job_folder(config)
+    job = _start_holding(folder, "rollout", 3, lambda: _stop(folder, "rollout1"))
+    assert _finish(folder, job) == 1
+    waited_s = _at_s(folder, "rollout1 generate: Request timeout") - _at_s(folder, "start to rollout, step: 3,")
+    assert waited_s >= config.timeout_s("rollout") == 5.0
+    assert "offline" not in folder.log("controller") and "beat" not in folder.registration("controller")["ports"]
+    assert "Batch size mismatch" in folder.log("controller")
+
+
+def test_below_the_threshold_training_pauses_and_resumes(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """All four workers are needed and one is stopped: nothing is begun, which is said once, until it goes on."""
+    config = JobConfig(**SMALL, steps=12, posture=BEATING, min_clients_threshold=4, time_scale=30.0)
+    folder = job_folder(config)
+    job = _start_holding(folder, "weights_update", 3, lambda: _stop(folder, "rollout1"))
+    folder.wait_for_line("controller", "training pauses: 3 of 4 clients needed are alive", job)
+    time.sleep(1.0)
+    assert "rollout succeeded, step: 3," not in folder.log("controller") and job.poll() is None
+    _go_on(folder, "rollout1")
+    assert _finish(folder, job) == 0, folder.log("controller")
+    said = _said(folder, "INFO")
+    assert sum("training pauses" in line for line in said) == sum("training resumes: 4" in line for line in said) == 1
+    assert len(_said(folder, "WARNING")) == 1 and _said(folder, "ERROR") == []
+    assert max(folder.stats("controller", "heartbeat/paused_s")) > 1.0
+    assert folder.stats("controller", "batch_samples") == [16.0] * config.steps
+
+
+def _serve(component: str, answer: Callable[[str], dict[str, float]]) -> RpcServer:
+    """A worker that answers each call with ``answer(method)``."""
+    server = RpcServer(links.listen(component, "rpc"), 30.0, lambda _, meta, __: (answer(meta["method"]), {}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture
+def members(job_folder: Callable[[JobConfig], JobFolder], monkeypatch: pytest.MonkeyPatch) -> Iterator[Membership]:
+    """Two train and two rollout workers, all of which are needed, at a pace at which nobody is silent by accident."""
+    config = JobConfig(posture=BEATING, time_scale=1.0, min_clients_threshold=5, timeouts=Timeouts(min_clients=0.2))
+    monkeypatch.setitem(FLOORS_S, "min_clients", 0.2)
+    folder = job_folder(config)
+    with StatsTracker(folder.path / "stats" / "controller.jsonl", "controller") as stats:
+        made = Membership(config, stats)
+        made.begin(beating(config))
+        yield made
+        made.close()
+
+
+def _group(members: Membership, role: Role) -> WorkerGroup:
+    error = TrainEngineError if role is Role.TRAIN else InferenceEngineError
+    group = WorkerGroup(role, members._config, members._stats, error)
+    group.heed(members)
+    return group
+
+
+def test_a_pause_has_a_bound(members: Membership) -> None:
+    """Too few workers for longer than a pause may last is an error that says how many and who; a server does not count."""
+    members.mark_offline("metaserver", "no beat for 90.1 s")
+    members.wait_for_enough()
+    members.mark_offline("rollout1", "no beat for 90.1 s")
+    with pytest.raises(FrameworkError) as caught:
+        _group(members, Role.ROLLOUT).call("generate", "RolloutError", 60.0)
+    told = "training has paused for 0.2s: fewer than 5 workers are online; offline: metaserver, rollout1"
+    assert str(caught.value) == f"FrameworkError: MinClientsError: {told}"
+    members.expect(["rollout1"])
+    members.wait_for_enough()
+
+
+def test_a_lost_connection_is_absence_too(members: Membership, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that breaks a call off is offline at once; its share goes to the other; its next beat brings it back."""
+    members._detector._min_clients = 0
+
+    def die(_: str) -> dict[str, float]:
+        group._calls[1].cut()  # what its end would do to the connection
+        return {}
+
+    servers = [_serve("rollout0", lambda _: {"by": 0.0}), _serve("rollout1", die)]
+    group = _group(members, Role.ROLLOUT)
+    replies = wait_all(group.call("generate", "RolloutError", 60.0, ranks=[0, 1], offline="move"))
+    assert [figures for figures, _ in replies] == [{"by": 0.0}] * 2
+    offline = [text for text in map(logging.LogRecord.getMessage, caplog.records) if text.startswith("rollout1 is offline")]
+    assert len(offline) == 1 and "Connection lost" in offline[0]
+    assert group.online() == [0]
+    members._detector.beat("rollout1")
+    assert group.online() == [0, 1]
+    for server in servers:
+        server.stop()
+
+
+@pytest.mark.parametrize(("role", "lost", "failed"), [(Role.TRAIN, "train1", 2), (Role.ROLLOUT, "rollout1", 1)])
+def test_calls_of_the_lost_end_at_once(members: Membership, role: Role, lost: str, failed: int) -> None:
+    """A call of two hours ends when its worker goes offline; of train ranks all do, since they wait for each other."""
+    members._detector._min_clients = 0
+    release, entered = threading.Event(), threading.Semaphore(0)
+
+    def hang(_: str) -> dict[str, float]:
+        entered.release()
+        assert release.wait(120)
+        return {}
+
+    servers = [_serve(name, hang) for name in (f"{role}0", f"{role}1")]
+    group = _group(members, role)
+    futures = group.call("generate", "RolloutError", 7200.0)
+    for _ in futures:
+        assert entered.acquire(timeout=60)
+    members.mark_offline(lost, "no beat for 90.1 s")
+    ended = wait(futures, timeout=60, return_when=FIRST_COMPLETED if failed == 1 else ALL_COMPLETED).done
+    assert len(ended) == failed
+    assert all(f"{lost} is offline: no beat for 90.1 s" in str(future.exception()) for future in ended)
+    release.set()
+    wait(futures)
+    for server in servers:
+        server.stop()
