@@ -90,9 +90,9 @@ def test_a_taken_port_is_named(job_folder: Callable[[JobConfig], object]) -> Non
         links.listen("reward", "reward")
 
 
-def _one_by_one(answers: list[bytes]) -> socket.socket:
-    """A listener that reads a request on each connection, sends one of the answers as it is, and hangs up a little later."""
-    server = socket.create_server(("127.0.0.1", 0))
+def _one_by_one(answers: list[bytes]) -> tuple[socket.socket, threading.Semaphore]:
+    """A listener that reads a request on each connection, sends one of the answers as it is, hangs up, and then counts it."""
+    server, hung_up = socket.create_server(("127.0.0.1", 0)), threading.Semaphore(0)
 
     def serve() -> None:
         for answer in answers:
@@ -101,27 +101,29 @@ def _one_by_one(answers: list[bytes]) -> socket.socket:
                 stream.recv(65536)
                 stream.sendall(answer)
                 stream.shutdown(socket.SHUT_WR)
+                hung_up.release()
                 stream.recv(65536)
 
     threading.Thread(target=serve, daemon=True).start()
-    return server
+    return server, hung_up
 
 
 def test_what_goes_wrong_has_the_names_of_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer and half an answer are a ConnectionError, a late one is a ReadTimeout; after each the next call is served."""
     monkeypatch.setenv("JOB_DIR", str(tmp_path))
     good, half = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nok"
-    with _one_by_one([good, good, b"", good, half, good]) as server, socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        _table(tmp_path, address)
+    server, hung_up = _one_by_one([good, b"", good, half, good, good])
+    with server, socket.create_server(("127.0.0.1", 0)) as silent:
+        _table(tmp_path, f"127.0.0.1:{server.getsockname()[1]}")
         with links.closing_session("controller", "train0", "rpc") as session:
-            assert session.get("http://train0/", timeout=5).text == "ok"
-            assert session.get("http://train0/", timeout=5).text == "ok", "the first connection was closed by the server"
-            for problem in ("RemoteDisconnected", "IncompleteRead"):
-                session.close()
-                with pytest.raises(requests.ConnectionError, match=f"Connection aborted.*{problem}"):
-                    session.post("http://train0/", data=b"x" * 10, timeout=5)
-                assert session.get("http://train0/", timeout=5).ok
+            for problem in ("", "RemoteDisconnected", "IncompleteRead"):
+                if problem:
+                    with pytest.raises(requests.ConnectionError, match=f"Connection aborted.*{problem}"):
+                        session.post("http://train0/", data=b"x" * 10, timeout=5)
+                    assert hung_up.acquire(timeout=5)
+                assert session.get("http://train0/", timeout=5).text == "ok", "an old connection was used"
+                assert hung_up.acquire(timeout=5)
+            assert session.get("http://train0/", timeout=5).text == "ok", "an old connection was used"
             session.close()
             _table(tmp_path, f"127.0.0.1:{silent.getsockname()[1]}")
             with pytest.raises(requests.ReadTimeout, match="Read timed out"):
