@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from injection.preflight import absent_backends
 from injection.probe import Probe
 from injection.receipts import History
 from injection.recover import revert_record
-from injection.registry import make_fault
+from injection.registry import ANY_THREAD, make_fault
 from injection.target import LiveProcess, NoSuchTargetError, Site, await_target
 from injection.trigger import Condition, Expired, Fire, Heard
 
@@ -50,6 +51,15 @@ class Workshop:
     proxy_api: str
 
 
+@dataclass(frozen=True)
+class Done:
+    """An apply: its begin and end (monotonic), and the state read back."""
+
+    began: float
+    applied: float
+    readback: dict[str, Any]
+
+
 class Hand:
     """The fault of one entry of the plan. Public methods are safe to call from any thread."""
 
@@ -59,9 +69,11 @@ class Hand:
         self._shop = shop
         self._trigger = trigger.from_plan(entry["trigger"])
         self._ending: Condition | None = None
-        # One thread for arm, apply and revert: netlink sockets and parent-death signals belong to the thread that made them.
+        # One thread for arm and revert, and for apply where the kind is not one of ANY_THREAD: netlink sockets and parent-death
+        # signals belong to the thread that made them.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=self.id)
         self._turn = threading.Lock()
+        self._acting = threading.Lock()
         self._stopped = threading.Event()
         self._state = "waiting"
         self._probe: Probe | None = None
@@ -69,6 +81,7 @@ class Hand:
         self._record: Record | None = None
         self._stamp: tuple[int, int] = (0, 0)
         self._applied = False
+        self._done: Done | None = None
         self._verifying: threading.Thread | None = None
         self._timers: list[threading.Timer] = []
         self.stuck = False
@@ -121,12 +134,15 @@ class Hand:
             self._probe.close()
 
     def _fire(self, after_s: float, heard: Heard, arrived: float) -> Future[None]:
-        """Have it applied in its own thread, now or later. One that is still in force from the time before is left alone."""
+        """Have it applied, now or later. One that is still in force from the time before is left alone."""
         if self._state != "waiting":
             self._shop.history.state("skipped", self.id, reason=f"it was {self._state} when it was to come again")
             return _nothing()
         self._state = "fired"
         self._ending = trigger.ending(self._entry["until"], heard.step)
+        if after_s <= 0 and self._fault is not None and self._entry["kind"] in ANY_THREAD:
+            self._guarded(self._act)
+            return self._thread.submit(self._guarded, self._note, heard, arrived)
         if after_s <= 0:
             return self._thread.submit(self._guarded, self._apply, heard, arrived)
         self._later(arrived + after_s - time.monotonic(), self._apply, heard, arrived)
@@ -139,9 +155,10 @@ class Hand:
         timer.start()
 
     def _guarded(self, action: Any, *arguments: Any) -> None:
-        """Whatever goes wrong in a fault becomes a line of the history."""
+        """Whatever goes wrong in a fault becomes a line of the history. One action at a time, but for the measuring."""
         try:
-            action(*arguments)
+            with nullcontext() if action == self._verify else self._acting:
+                action(*arguments)
         except Exception as error:  # the job must not suffer for our mistake
             self._shop.history.state(
                 "invalid", self.id, reason=f"{action.__name__.strip('_')}: {type(error).__name__}: {error}"
@@ -171,6 +188,11 @@ class Hand:
         self._stamp = journal.stamp(self._shop.journal_dir, self._record)
 
     def _apply(self, heard: Heard, arrived: float) -> None:
+        self._act()
+        self._note(heard, arrived)
+
+    def _act(self) -> None:
+        """All that stands between the announcement and the effect."""
         if self._fault is None or self._record is None:
             raise RuntimeError("the trigger fired before the fault was armed")
         undo = self._fault.undo()
@@ -181,16 +203,22 @@ class Hand:
         began = time.monotonic()
         self._applied = True
         readback = self._fault.apply()
-        applied = time.monotonic()
+        self._done = Done(began, time.monotonic(), readback)
+
+    def _note(self, heard: Heard, arrived: float) -> None:
+        """What was done goes on disk, and its proof begins. Nothing to note where it went wrong."""
+        done, self._done = self._done, None
+        if done is None or self._record is None or self._fault is None:
+            return
         self._record = journal.advance(self._shop.journal_dir, self._record, State.APPLIED)
         where = {"step": heard.step, "stage": heard.stage}
-        self._shop.history.state("fired", self.id, event_mono_s=arrived, mono_s=began, **where)
-        self._shop.history.state("applied", self.id, mono_s=applied, readback=readback, **where)
+        self._shop.history.state("fired", self.id, event_mono_s=arrived, mono_s=done.began, **where)
+        self._shop.history.state("applied", self.id, mono_s=done.applied, readback=done.readback, **where)
         arguments = (self._verify, self._fault)
         self._verifying = threading.Thread(target=self._guarded, args=arguments, name="verify", daemon=True)
         self._verifying.start()
         if "after_s" in self._entry["until"]:
-            self._later(applied + self._entry["until"]["after_s"] - time.monotonic(), self._revert)
+            self._later(done.applied + self._entry["until"]["after_s"] - time.monotonic(), self._revert)
 
     def _verify(self, fault: Fault) -> None:
         found = fault.verify()
@@ -230,8 +258,7 @@ class Hand:
             if not self._stopped.is_set():
                 raise
         else:
-            with self._turn:
-                self._state = "waiting"
+            self._state = "waiting"  # without `_turn`: who holds that may be waiting for what is being done here
 
 
 def _nothing() -> Future[None]:
