@@ -18,6 +18,10 @@ BACKENDS: dict[tuple[FaultKind, str], tuple[str, ...]] = {
         for kind in (FaultKind.PROCESS_KILL, FaultKind.PROCESS_PAUSE, FaultKind.CPU_CONTENTION, FaultKind.MEMORY_PRESSURE)
         for place in (VIRTUAL_CLUSTER, PLAIN_HOST)
     },
+    (FaultKind.FILE_CORRUPTION, VIRTUAL_CLUSTER): ("file",),
+    (FaultKind.FILE_CORRUPTION, PLAIN_HOST): ("file",),
+    (FaultKind.DISK_FILL, VIRTUAL_CLUSTER): ("disk",),
+    (FaultKind.IO_CONTENTION, VIRTUAL_CLUSTER): ("disk",),
     (FaultKind.NETWORK_BANDWIDTH, VIRTUAL_CLUSTER): ("htb",),
     (FaultKind.NETWORK_DELAY, VIRTUAL_CLUSTER): ("netem", "nfqueue"),
     (FaultKind.NETWORK_LOSS, VIRTUAL_CLUSTER): ("nfqueue",),
@@ -30,6 +34,8 @@ BACKENDS: dict[tuple[FaultKind, str], tuple[str, ...]] = {
 
 #: Why a place has no backend for a kind.
 REFUSALS: dict[tuple[FaultKind, str], str] = {
+    (FaultKind.DISK_FILL, PLAIN_HOST): "its disks are the machine's, which others use",
+    (FaultKind.IO_CONTENTION, PLAIN_HOST): "its disks are the machine's, which others use",
     (FaultKind.NETWORK_LOSS, PLAIN_HOST): "its links are relayed by proxies, which carry bytes and have no packets to lose",
     (
         FaultKind.NETWORK_PARTITION,

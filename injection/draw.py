@@ -85,7 +85,7 @@ def resolve_expected(scenario: Scenario, faults: list[dict[str, Any]], arm: str)
         return {}
     root = next(fault for fault in faults if fault["id"] == scenario.expected.root.fault)
     target = root["target"]
-    component = target["component"] if target["type"] == "process" else target["src"]
+    component = target["src"] if target["type"] == "link" else target["component"]
     expected: dict[str, Any] = {"root": {"stage": str(scenario.expected.root.stage), "component": component}}
     claim = scenario.expected.arms.get(arm)
     if isinstance(claim, ErrorSpec):
@@ -167,7 +167,8 @@ def _until(spec: UntilSpec, draws: Draws, number: Callable[[str, float | str], f
 def _target(spec: TargetSpec, draws: Draws) -> dict[str, Any]:
     if spec.link is None:
         assert spec.role is not None
-        return {"type": "process", "component": draws.component(spec.role, spec.rank)}
+        path = {"path": spec.path} if spec.path is not None else {}
+        return {"type": spec.type, "component": draws.component(spec.role, spec.rank), **path}
 
     def end(process: Process) -> str:
         return draws.component(process.role, process.rank)

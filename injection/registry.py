@@ -9,6 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from injection.fault import Context, Fault
 from injection.faults.cpu_contention import CpuContention
+from injection.faults.disk_fill import DiskFill
+from injection.faults.file_corruption import FileCorruption
+from injection.faults.io_contention import IoContention
 from injection.faults.memory_pressure import MemoryPressure
 from injection.faults.network_bandwidth import NetworkBandwidth
 from injection.faults.network_delay import NetworkDelay
@@ -26,6 +29,9 @@ FAULTS: dict[FaultKind, Any] = {
     FaultKind.PROCESS_PAUSE: ProcessPause,
     FaultKind.CPU_CONTENTION: CpuContention,
     FaultKind.MEMORY_PRESSURE: MemoryPressure,
+    FaultKind.DISK_FILL: DiskFill,
+    FaultKind.IO_CONTENTION: IoContention,
+    FaultKind.FILE_CORRUPTION: FileCorruption,
     FaultKind.NETWORK_BANDWIDTH: NetworkBandwidth,
     FaultKind.NETWORK_DELAY: NetworkDelay,
     FaultKind.NETWORK_LOSS: NetworkLoss,
@@ -45,19 +51,26 @@ ANY_THREAD = frozenset(
     }
 )
 
-#: What a kind acts on. A noop takes either, for it stands in for every kind.
+#: What a kind acts on. A noop takes any, for it stands in for every kind.
 TARGETS: dict[FaultKind, tuple[str, ...]] = {
-    FaultKind.NOOP: ("process", "link"),
+    FaultKind.NOOP: ("process", "link", "path"),
     FaultKind.PROCESS_KILL: ("process",),
     FaultKind.PROCESS_PAUSE: ("process",),
     FaultKind.CPU_CONTENTION: ("process",),
     FaultKind.MEMORY_PRESSURE: ("process",),
+    FaultKind.DISK_FILL: ("path",),
+    FaultKind.IO_CONTENTION: ("path",),
+    FaultKind.FILE_CORRUPTION: ("path",),
     FaultKind.NETWORK_BANDWIDTH: ("link",),
     FaultKind.NETWORK_DELAY: ("link",),
     FaultKind.NETWORK_LOSS: ("link",),
     FaultKind.NETWORK_PARTITION: ("link",),
     FaultKind.NETWORK_RESET: ("link",),
 }
+
+
+#: What acts on a disk, and on none but the lab's own.
+ON_DISK = frozenset({FaultKind.DISK_FILL, FaultKind.IO_CONTENTION})
 
 
 def parameter_problem(kind: str, params: dict[str, Any]) -> str:

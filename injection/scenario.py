@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 
 from injection import magnitude
 from injection.marks import Lines, ScenarioError, line_of, read_yaml
-from injection.registry import FAULTS, TARGETS, parameter_problem, worded
+from injection.registry import FAULTS, ON_DISK, TARGETS, parameter_problem, worded
 from injection.strict import Process, Rank, Strict, refuse
 from injection.when import EverySpec, TriggerSpec, UntilSpec, stages_of
 from storage.records import FaultKind, Role, Stage
@@ -63,11 +63,17 @@ class LinkEnds(Strict):
 
 
 class TargetSpec(Strict):
-    """A process by role and rank, or a link."""
+    """A process by role and rank, a link, or a path in the job's folder with the process that it belongs to."""
 
     role: Role | None = None
     rank: Rank = None
     link: LinkEnds | None = None
+    path: str | None = None
+
+    @property
+    def type(self) -> str:
+        """process, link or path."""
+        return "link" if self.link is not None else "process" if self.path is None else "path"
 
     @model_validator(mode="after")
     def _one(self) -> TargetSpec:
@@ -75,6 +81,8 @@ class TargetSpec(Strict):
             raise refuse("must have either role (and rank) or link")
         if self.role is not None:
             Process(role=self.role, rank=self.rank) if self.rank is not None else Process(role=self.role)
+        if self.path is not None and (self.role is None or self.path.startswith("/") or ".." in self.path.split("/")):
+            raise refuse("must lie in the job's folder ('recover/latest_checkpoint/model.pt'), with the role it belongs to", "path")
         return self
 
 
@@ -90,7 +98,7 @@ class FaultSpec(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> FaultSpec:
-        given = "process" if self.target.link is None else "link"
+        given = self.target.type
         if given not in TARGETS[self.kind]:
             raise refuse(f"{self.kind} acts on a {TARGETS[self.kind][0]}, not on a {given}", "target")
         _check_params(self.kind, self.params)
@@ -183,6 +191,12 @@ class Scenario(Strict):
     arms: Annotated[tuple[Name, ...], AfterValidator(_unique_arms)] = (CONTROL, "legacy")
     faults: Annotated[tuple[FaultSpec, ...], AfterValidator(_unique_faults)]
     expected: Expected | None = None
+    disk_mib: Annotated[int, Field(ge=16, le=4096)] = 64
+
+    @property
+    def own_disk_mib(self) -> int:
+        """Size of a disk of the job's own for its checkpoints, which faults of disks need (in every arm); 0 = none."""
+        return self.disk_mib if any(fault.kind in ON_DISK for fault in self.faults) else 0
 
     @model_validator(mode="after")
     def _fits(self) -> Scenario:

@@ -57,6 +57,19 @@ class LiveLink:
 
 
 @dataclass(frozen=True)
+class LivePath:
+    """A file or folder of the job, and the process that it belongs to. What the path means may change until it is used."""
+
+    process: LiveProcess
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The component, and the last part of the path."""
+        return f"{self.process.component}: {self.path.name}"
+
+
+@dataclass(frozen=True)
 class Site:
     """Where targets are looked up: the job's registry folder, its name table, and pids that are the lab's own."""
 
@@ -80,14 +93,19 @@ class Site:
         return table
 
 
-def resolve(target: dict[str, Any], site: Site) -> LiveProcess | LiveLink:
+Live = LiveProcess | LiveLink | LivePath
+
+
+def resolve(target: dict[str, Any], site: Site) -> Live:
     """The live target of a plan's fault. Raises NoSuchTargetError or ProtectedError, each with one clear sentence."""
     if target["type"] == "process":
         return _process(target["component"], site)
+    if target["type"] == "path":
+        return LivePath(_process(target["component"], site), site.job / target["path"])
     return _link(target["src"], target["dst"], target["purpose"], site)
 
 
-def await_target(target: dict[str, Any], site: Site, timeout_s: float, stopped: Callable[[], bool]) -> LiveProcess | LiveLink:
+def await_target(target: dict[str, Any], site: Site, timeout_s: float, stopped: Callable[[], bool]) -> Live:
     """`resolve`, as soon as the processes concerned have registered; the last refusal after `timeout_s` or when stopped."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -106,6 +106,11 @@ class RunPaths:
         return self.job / "logs"
 
     @property
+    def recover(self) -> Path:
+        """The job's checkpoints; a disk of the job's own is mounted here where a plan has one."""
+        return self.job / "recover"
+
+    @property
     def stats(self) -> Path:
         """Application metrics, one JSON-lines file per process of the job."""
         return self.job / "stats"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.native import NativeJob, component_hosts, job_links
+from injection.disk import Disk
 from injection.place import Place, Process, open_place
 from injection.procfs import identity
 from injection.proxies import start_proxies
@@ -99,7 +100,8 @@ def _write_plan(experiment: Experiment) -> None:
 def _open(experiment: Experiment) -> None:
     """The place, its relays where it needs them, the name table, and the cluster the job's workers are placed on."""
     plan, paths, config = experiment.plan, experiment.paths, experiment.config
-    experiment.place = place = open_place(plan["place"], component_hosts(config, plan["place"]))
+    disk = Disk(paths.recover, plan["disk_mib"]) if plan["disk_mib"] else None
+    experiment.place = place = open_place(plan["place"], component_hosts(config, plan["place"]), disk)
     experiment.job = NativeJob(place, paths, config)
     dial = None
     if place.kind == "plain-host":
