@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from injection.target import LiveLink, LiveProcess
+from injection.target import Live, LiveLink, LivePath, LiveProcess
 
 #: What must be restored, as plain JSON: prior values and identities. It alone suffices to revert.
 Undo = dict[str, Any]
@@ -39,23 +39,33 @@ class Context:
     `proxy_api` is `host:port` where a proxy stands, else empty; `job` is the job's folder.
     """
 
-    target: LiveProcess | LiveLink
+    target: Live
     backend: str
     ask: Ask
     proxy_api: str = ""
     job: Path = Path()
 
     def process(self) -> LiveProcess:
-        """The target as a process. Raises RefusedError where it is a link."""
+        """The target as a process. Raises RefusedError where it is not one."""
         if isinstance(self.target, LiveProcess):
             return self.target
-        raise RefusedError(f"the target must be a process, not the link {self.target.name}")
+        raise RefusedError(f"the target must be a process, not the {_kind(self.target)} {self.target.name}")
 
     def link(self) -> LiveLink:
-        """The target as a link. Raises RefusedError where it is a process."""
+        """The target as a link. Raises RefusedError where it is not one."""
         if isinstance(self.target, LiveLink):
             return self.target
-        raise RefusedError(f"the target must be a link, not the process {self.target.component}")
+        raise RefusedError(f"the target must be a link, not the {_kind(self.target)} {self.target.name}")
+
+    def path(self) -> LivePath:
+        """The target as a path. Raises RefusedError where it is not one."""
+        if isinstance(self.target, LivePath):
+            return self.target
+        raise RefusedError(f"the target must be a path, not the {_kind(self.target)} {self.target.name}")
+
+
+def _kind(target: Live) -> str:
+    return {LiveProcess: "process", LiveLink: "link", LivePath: "path"}[type(target)]
 
 
 class Fault(Protocol):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from injection.disk import Disk
 from injection.keeper_client import KeeperClient, KeptProcess, PlaceError, make_scratch
 
 ADDRESS = "127.0.0.1"
@@ -17,10 +18,12 @@ class HostPlace:
     kind = "plain-host"
     hosts = ("localhost",)
 
-    def __init__(self, component_hosts: Mapping[str, str]) -> None:
+    def __init__(self, component_hosts: Mapping[str, str], disk: Disk | None = None, *, names: bool = False) -> None:
         strangers = sorted({host for host in component_hosts.values() if host != "localhost"})
         if strangers:
             raise PlaceError(f"the plain host has localhost alone, not {', '.join(strangers)}")
+        if disk or names:
+            raise PlaceError("the plain host has neither a disk of the lab's own nor a name server: use the virtual cluster")
         self._components = frozenset(component_hosts)
         self.scratch = make_scratch()
         self._keeper = KeeperClient([sys.executable, "-m", "injection.keeper", str(self.scratch)], self.scratch)

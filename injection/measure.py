@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from injection import procfs
+from injection.measure_disk import disk_again, disk_space, disk_write, file_bytes, write_rate
 from injection.measure_memory import device_memory, machine_memory, memory_group
 from injection.procfs import Identity
 
@@ -129,6 +130,11 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "machine_memory": machine_memory,
     "memory_group": memory_group,
     "device_memory": device_memory,
+    "disk_space": disk_space,
+    "disk_write": disk_write,
+    "disk_again": disk_again,
+    "write_rate": write_rate,
+    "file_bytes": file_bytes,
     "link_rate": link_rate,
     "request_rate": request_rate,
     "link_wait": link_wait,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from injection.disk import Disk
 from injection.host_place import HostPlace
 from injection.keeper_client import PlaceError
 from injection.virtual.cluster import VirtualCluster
@@ -63,12 +64,16 @@ class Place(Protocol):
         """End every process in the place and wait until they are gone; idempotent."""
 
 
-_MAKERS: dict[str, Callable[[Mapping[str, str]], Place]] = {"virtual-cluster": VirtualCluster, "plain-host": HostPlace}
+_MAKERS: dict[str, Callable[..., Place]] = {"virtual-cluster": VirtualCluster, "plain-host": HostPlace}
 KINDS = tuple(_MAKERS)
 
 
-def open_place(kind: str, component_hosts: Mapping[str, str]) -> Place:
-    """Make a place of ``kind`` whose hosts carry the given components (component -> host). Raises PlaceError, one sentence."""
+def open_place(kind: str, component_hosts: Mapping[str, str], disk: Disk | None = None, *, names: bool = False) -> Place:
+    """Make a place of ``kind`` whose hosts carry the given components (component -> host). Raises PlaceError, one sentence.
+
+    ``disk``: a file system of the lab's own, mounted inside. ``names``: components have host names, told by a name server that
+    the lab must start (`injection.names`).
+    """
     if kind not in _MAKERS:
         raise PlaceError(f"unknown kind of place {kind!r}; known: {', '.join(KINDS)}")
-    return _MAKERS[kind](component_hosts)
+    return _MAKERS[kind](component_hosts, disk=disk, names=names)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from injection.virtual import loop
+
 #: Environment variable by which a process is known to belong to a place.
 MARK = "SITE"
 PREFIX = "site-"
@@ -38,6 +40,7 @@ def end_abandoned() -> list[Path]:
     """End what is left of this user's places whose lab is gone; returns their folders, which are gone too."""
     ended = list(_abandoned())
     for scratch in ended:
+        loop.thaw(scratch)  # who waits for a frozen disk cannot be ended
         end_strays(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
     return ended

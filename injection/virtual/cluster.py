@@ -7,7 +7,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from injection.disk import Disk
 from injection.keeper_client import KeeperClient, KeptProcess, PlaceError, make_scratch
+from injection.virtual import loop
 from injection.virtual.addresses import component_addresses, host_addresses
 
 #: A new world for the command that follows. --kill-child: if `unshare` itself is killed, PID 1 goes too.
@@ -29,12 +31,20 @@ HOSTS = ("control", "trainers", "rollouts")
 class VirtualCluster:
     """A Place of virtual hosts in user, mount, UTS, network and PID namespaces of its own.
 
-    ``component_hosts`` maps component -> virtual host. Raises PlaceError, with the reason, where namespaces are refused.
+    ``component_hosts`` maps component -> virtual host. A ``disk`` is a loop device where there can be one (as root), else memory.
+    Raises PlaceError, with the reason, where namespaces are refused.
     """
 
     kind = "virtual-cluster"
 
-    def __init__(self, component_hosts: Mapping[str, str], hosts: tuple[str, ...] = HOSTS) -> None:
+    def __init__(
+        self,
+        component_hosts: Mapping[str, str],
+        hosts: tuple[str, ...] = HOSTS,
+        disk: Disk | None = None,
+        *,
+        names: bool = False,
+    ) -> None:
         strangers = sorted({host for host in component_hosts.values() if host not in hosts})
         if strangers:
             raise PlaceError(f"no virtual host {', '.join(strangers)}; hosts are {', '.join(hosts)}")
@@ -45,8 +55,17 @@ class VirtualCluster:
         for component, host in component_hosts.items():
             own[host].append(self._components[component])
         self.scratch = make_scratch()
-        init = [sys.executable, "-m", "injection.virtual.init", str(self.scratch), json.dumps(own)]
-        self._keeper = KeeperClient([*UNSHARE, *init], self.scratch)
+        wants: dict[str, object] = {"addresses": own, "names": names}
+        self._outer: list[str] = []
+        if disk is not None:
+            disk.path.mkdir(parents=True, exist_ok=True)
+            told = [str(disk.path), str(disk.mib)]
+            if loop.why_not():
+                wants["memory_disk"] = told
+            else:
+                self._outer = ["unshare", "--mount", sys.executable, "-m", "injection.virtual.loop", str(self.scratch), *told]
+        init = [sys.executable, "-m", "injection.virtual.init", str(self.scratch), json.dumps(wants)]
+        self._keeper = KeeperClient([*self._outer, *UNSHARE, *init], self.scratch)
 
     def host_address(self, host: str) -> str:
         """The address of a host's ``eth0``."""
@@ -63,5 +82,7 @@ class VirtualCluster:
         return self._keeper.spawn(argv, host, log, env, cwd)
 
     def close(self) -> None:
-        """End the cluster and everything in it; idempotent."""
+        """End the cluster and everything in it; idempotent. A frozen disk is thawed first: who waits for it cannot die."""
+        if self._outer:
+            loop.thaw(self.scratch)
         self._keeper.close()
