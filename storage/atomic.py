@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None:
     """Write ``data`` beside ``path``, fsync it, rename it into place, fsync the folder. Raises OSError (a full disk)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -6,20 +6,20 @@ It joins truth (scenario, arm) to the manifests, so it is never a door for diagn
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.layout import RunPaths, run_paths, runs_dir
 from storage.manifest import Manifest, ManifestError, RunState, load_manifest
-from storage.reader import SegmentError, check_schema, checked_bytes, table_files
-from storage.schemas import TABLES
+from storage.schemas import RUNS, TABLES
+from storage.summaries import summaries
 from storage.truth import load_plan
+from storage.views import add_table, connect
 
 UNREADABLE = "unreadable"
 
@@ -102,81 +102,54 @@ def metrics(
 
 
 def query(sql: str, run_ids: Sequence[str] | None = None, parameters: dict[str, Any] | None = None) -> Answer:
-    """Answer one SQL statement over the views runs, events, metrics, logs and injections of the runs (None = all).
+    """Answer one SQL statement over the views of docs/tables.md (runs, events, ...) of the runs (None = all).
 
     Each view has a run_id column. Only segments with an intact checksum and a known schema take part. Raises ValueError with
     DuckDB's sentence for bad SQL, FileNotFoundError for a run that does not exist.
     """
     ids = run_ids_here() if run_ids is None else [open_run(run_id).run_id for run_id in run_ids]
-    problems: list[str] = []
-    # Never look for an extension on a network.
-    with duckdb.connect(config={"autoinstall_known_extensions": "false", "TimeZone": "UTC"}) as connection:
-        for name, schema in TABLES.items():
-            if name in sql.lower():
-                problems += _make_view(connection, name, schema, ids)
-        if "runs" in sql.lower():
-            connection.register("runs", _runs_table(ids))
+    for tries_left in reversed(range(3)):
         try:
-            found = connection.execute(sql, parameters or {})
-            columns = tuple(column[0] for column in found.description or ())
-            return Answer(columns, found.fetchall(), tuple(problems))
+            return _answer(sql, ids, parameters or {})
+        except duckdb.IOException as error:
+            # A living writer merged segments between our look and DuckDB's: look again.
+            if not tries_left:
+                raise ValueError(str(error)) from error
         except duckdb.Error as error:
             raise ValueError(str(error)) from error
+    raise AssertionError
 
 
-def whole_segments(folder: Path, schema: pa.Schema) -> tuple[list[Path], list[str]]:
-    """The segments of a table that are intact and of a known schema, and one sentence for each file that is not."""
-    good: list[Path] = []
+def _answer(sql: str, run_ids: Sequence[str], parameters: dict[str, Any]) -> Answer:
+    named = set(re.findall(r"[a-z_]+", sql.lower()))
     problems: list[str] = []
-    for path in table_files(folder):
-        try:
-            found = pq.read_schema(pa.BufferReader(checked_bytes(path)))
-            check_schema(found, schema)
-            good.append(path)
-        except (SegmentError, pa.ArrowException, OSError, ValueError) as error:
-            problems.append(f"{folder.name}/{path.name}: {str(error).splitlines()[0][:200]}")
-    return good, problems
+    with connect() as connection:
+        for name, schema in TABLES.items():
+            if name in named:
+                problems += add_table(connection, schema, name, run_ids)
+        if "runs" in named:
+            connection.register("runs", _runs_table(run_ids))
+        if "summaries" in named:
+            rows, told = summaries(run_ids, _has_ended)
+            connection.register("summaries", rows.replace_schema_metadata(None))
+            problems += told
+        found = connection.execute(sql, parameters)
+        columns = tuple(column[0] for column in found.description or ())
+        return Answer(columns, found.fetchall(), tuple(dict.fromkeys(problems)))
 
 
-def _make_view(connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, run_ids: Sequence[str]) -> list[str]:
-    selects: list[str] = []
-    problems: list[str] = []
-    for run_id in run_ids:
-        good, bad = whole_segments(run_paths(run_id).table(name), schema)
-        problems += [f"{run_id}: {problem}" for problem in bad]
-        selects += [str(path) for path in good]
-    if selects:
-        files = ", ".join(_quoted(path) for path in selects)
-        # .../runs/<run id>/tables/<table>/<segment>
-        run_id_of = "split_part(filename, '/', -4) AS run_id"
-        source = f"read_parquet([{files}], union_by_name=true, filename=true)"
-        body = f"SELECT {run_id_of}, * EXCLUDE (filename) FROM {source}"  # noqa: S608 - our own quoted paths
-        connection.execute(f"CREATE VIEW {name} AS {body}")
-    else:
-        connection.register(name, pa.schema([pa.field("run_id", pa.string()), *schema]).empty_table())
-    return problems
+def _has_ended(run_id: str) -> bool:
+    try:
+        return load_manifest(run_paths(run_id)).state != RunState.RUNNING
+    except ManifestError:
+        return True
 
 
 def _runs_table(run_ids: Sequence[str]) -> pa.Table:
     rows = [asdict(open_run(run_id)) for run_id in run_ids]
     texts = ("outcome", "problems")
     plain = [{**row, **{name: json.dumps(row[name]) for name in texts}} for row in rows]
-    return pa.Table.from_pylist(plain, _RUNS)
-
-
-_RUNS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("run_id", "state", "profile", "workload", "posture", "place")),
-        ("started_s", pa.float64()),
-        ("ended_s", pa.float64()),
-        ("scenario", pa.string()),
-        ("arm", pa.string()),
-        ("seed", pa.int64()),
-        ("valid", pa.bool_()),
-        ("outcome", pa.string()),
-        ("problems", pa.string()),
-    ]
-)
+    return pa.Table.from_pylist(plain, RUNS)
 
 
 def _plan(paths: RunPaths) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -189,7 +162,3 @@ def _plan(paths: RunPaths) -> tuple[dict[str, Any], tuple[str, ...]]:
 def _public(manifest: Manifest) -> dict[str, Any]:
     left_out = ("machine", "code_version", "schema_version")
     return {name: value for name, value in asdict(manifest).items() if name not in left_out}
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -40,6 +40,13 @@ def reports_dir() -> Path:
     return path
 
 
+def cache_dir() -> Path:
+    """What can be made again from the runs: may be removed at any time."""
+    path = home() / "cache"
+    path.mkdir(exist_ok=True)
+    return path
+
+
 def prefect_home() -> Path:
     """Prefect's own home, apart from the user's."""
     path = home() / "prefect"

@@ -2,89 +2,101 @@
 
 from __future__ import annotations
 
-import os
-import re
-import stat
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from storage.records import SCHEMA_VERSION
+from storage.encoding import SegmentError, decode
+from storage.folders import Folder, open_folder
+from storage.segments import Segment, gaps, segment_of
 
-_NAME = re.compile(r"part-[A-Za-z0-9]+-\d+-(?P<crc>[0-9a-f]{8})\.parquet")
+T = TypeVar("T")
+
+#: How often a folder is looked at anew when segments go while it is read, because a living writer merges them.
+_TRIES = 10
 
 
-class SegmentError(ValueError):
-    """A file that is no readable segment of the table; the text says why."""
+class _GoneError(Exception):
+    """A segment that was listed is there no more."""
 
 
-def read_table(folder: Path, schema: pa.Schema) -> tuple[pa.Table, list[str]]:
-    """All rows of the table, in the order written by each writer, and one sentence for each file that was left out.
+def read_table(where: Folder | Path | str, schema: pa.Schema) -> tuple[pa.Table, list[str]]:
+    """All rows of the table (a path or a URI), and one sentence for each file that was left out or is lost.
 
-    A folder that does not exist is an empty table. Hidden files are segments being written and are not looked at.
+    The rows of a writer come in the order written, or, where segments were merged, each series in the order written. A folder
+    that does not exist is an empty table. Hidden files are segments being written and are not looked at.
     """
-    tables, problems = [schema.empty_table()], []
-    for path in table_files(folder):
-        try:
-            tables.append(read_segment(path, schema))
-        except SegmentError as error:
-            problems.append(f"{folder.name}/{path.name}: {error}")
-    return pa.concat_tables(tables), problems
+    tables, problems = each_segment(where, lambda _segment, data: decode(data, schema))
+    return pa.concat_tables([schema.empty_table(), *tables]), problems
 
 
-def table_files(folder: Path) -> list[Path]:
-    """Everything in the folder that is not hidden, sorted by name."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def read_segment(path: Path, schema: pa.Schema) -> pa.Table:
+def read_segment(where: Folder | Path | str, name: str, schema: pa.Schema) -> pa.Table:
     """One segment as a table of ``schema``. Raises SegmentError."""
-    data = checked_bytes(path)
+    segment = segment_of(name)
+    if segment is None:
+        raise SegmentError(_FOREIGN)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        check_schema(file.schema_arrow, schema)
-        return file.read().select(schema.names).cast(schema)
-    except SegmentError:
-        raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-        raise SegmentError(f"not readable as Parquet: {str(error).splitlines()[0][:200]}") from error
+        return decode(_checked(open_folder(where), segment), schema)
+    except _GoneError as error:
+        raise SegmentError("it is not there") from error
 
 
-def checked_bytes(path: Path) -> bytes:
-    """The bytes of a segment whose name and checksum fit. Raises SegmentError."""
-    name = _NAME.fullmatch(path.name)
-    if not name:
-        raise SegmentError("foreign file: a segment is named part-<writer>-<n>-<crc32>.parquet")
+def each_segment(where: Folder | Path | str, use: Callable[[Segment, bytes], T]) -> tuple[list[T], list[str]]:
+    """What ``use`` makes of each segment that counts and is whole, and one sentence for each file it is not.
+
+    ``use`` is given bytes whose checksum fits, and may raise SegmentError.
+    """
+    folder = open_folder(where)
+    for _ in range(_TRIES):
+        try:
+            return _once(folder, use)
+        except _GoneError:
+            continue
+    return [], [f"{folder.name}: its segments keep vanishing while they are read"]
+
+
+def _once(folder: Folder, use: Callable[[Segment, bytes], T]) -> tuple[list[T], list[str]]:
+    names = folder.names()
+    segments = [segment for segment in map(segment_of, names) if segment]
+    known = {segment.name for segment in segments}
+    problems = [f"{folder.name}/{name}: {_FOREIGN}" for name in names if name not in known]
+    problems += [f"{folder.name}: {sentence}" for sentence in gaps(segments)]
+    used: list[tuple[Segment, T]] = []
+    merged: list[Segment] = []
+    # The newest generation first: only one that is whole takes the place of those it was made from.
+    for segment in sorted(segments, key=lambda one: -one.generation):
+        if any(other.replaces(segment) for other in merged):
+            continue
+        try:
+            _refuse_overlap(segment, merged)
+            used.append((segment, use(segment, _checked(folder, segment))))
+        except SegmentError as error:
+            problems.append(f"{folder.name}/{segment.name}: {error}")
+        else:
+            merged += [segment] if segment.generation else []
+    return [made for _, made in sorted(used, key=lambda pair: pair[0])], sorted(problems)
+
+
+def _refuse_overlap(segment: Segment, merged: list[Segment]) -> None:
+    """No writer of ours makes these; read both, and some rows would count twice."""
+    for other in merged:
+        if segment.writer == other.writer and segment.first <= other.last and other.first <= segment.last:
+            raise SegmentError(f"holds rows that {other.name} holds too")
+
+
+def _checked(folder: Folder, segment: Segment) -> bytes:
     try:
-        # O_NONBLOCK and no link followed: a pipe or a device in the folder must not hold the reader up.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:  # noqa: PTH123 - needs the flags
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SegmentError("not a plain file")
-            data = file.read()
+        data = folder.read(segment.name)
+    except FileNotFoundError as error:
+        raise _GoneError from error
     except OSError as error:
         raise SegmentError(f"not readable: {error.strerror or error}") from error
-    if zlib.crc32(data) != int(name["crc"], 16):
+    if zlib.crc32(data) != segment.crc:
         raise SegmentError(f"torn or altered: its {len(data)} bytes do not have the checksum in its name")
     return data
 
 
-def check_schema(found: pa.Schema, wanted: pa.Schema) -> None:
-    """Raise SegmentError unless ``found`` is the wanted table in a version this program knows."""
-    have, want = found.metadata or {}, wanted.metadata or {}
-    if have.get(b"table") != want.get(b"table"):
-        raise SegmentError(f"table {_text(have.get(b'table'))!r}, not {_text(want.get(b'table'))!r}")
-    version = _text(have.get(b"schema_version"))
-    if not version.isdigit() or int(version) > SCHEMA_VERSION:
-        raise SegmentError(f"schema version {version or 'unknown'}; this program knows {SCHEMA_VERSION}")
-    missing = [name for name in wanted.names if name not in found.names]
-    if missing:
-        raise SegmentError(f"column(s) {', '.join(missing)} missing")
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "replace")
+_FOREIGN = "foreign file: a segment is named part-<writer>-<n>-<crc32>.parquet"

@@ -1,28 +1,29 @@
 """Append rows to a table folder as Parquet segments; a kill loses at most one flush interval, never what was there.
 
-A segment is ``part-<writer>-<n>-<crc32>.parquet``: written under a hidden name, fsynced, then renamed, so that a reader sees
-all of it or nothing; the name carries the checksum of the whole file, so that a torn or altered one is known without trusting
-its content.
+A segment is visible whole or not at all, and its name carries the checksum of the whole file, so that a torn or altered one is
+known without trusting its content. Every eight flushes become one segment, eight of those one again, and so on; what is left at
+the end becomes one. Writers of different names need no lock, on one host or several.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import threading
-import zlib
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from storage.atomic import sync_folder
+from storage.encoding import Effort, SegmentError, in_memory
+from storage.folders import Folder, open_folder
+from storage.merging import MOST_ROWS, merge, write_rows
+from storage.segments import Segment, segment_of
 
-#: Columns whose values repeat are stored as dictionaries; floats that do not are split into byte streams, which zstd likes.
-_SPLIT_COLUMNS = ("value",)
+#: How many segments of one generation become one of the next.
+_FAN_IN = 8
 
 
 class TableWriteError(OSError):
@@ -32,22 +33,28 @@ class TableWriteError(OSError):
 class TableWriter:
     """Writes rows of one table. Thread-safe; a background thread flushes every ``flush_s`` seconds, or call `flush`.
 
-    ``writer`` names this writer's segments (default: the process id) and must be unique among those alive on the folder.
+    ``where`` is a folder or a URI. ``writer`` names this writer's segments (default: the process id) and must be unique among
+    those alive on the folder, whatever their host.
     """
 
     def __init__(
-        self, folder: Path, schema: pa.Schema, flush_s: float = 2.0, flush_rows: int = 200_000, writer: str = ""
+        self,
+        where: Folder | Path | str,
+        schema: pa.Schema,
+        flush_s: float = 2.0,
+        flush_rows: int = 200_000,
+        writer: str = "",
     ) -> None:
-        self.folder = folder
+        self.folder = open_folder(where)
         self.schema = schema
         self._flush_rows = flush_rows
         self._writer = writer or str(os.getpid())
-        if not self._writer.isalnum():
+        if not (self._writer.isascii() and self._writer.isalnum()):
             raise ValueError(f"a writer's name is letters and digits, not {writer!r}")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._next = next_number(folder, self._writer)
+        self._next = next_number(self.folder, self._writer)
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
+        self._written: list[tuple[Segment, int]] = []
         self._failure: TableWriteError | None = None
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -78,30 +85,61 @@ class TableWriter:
     def flush(self) -> None:
         """Make everything appended so far visible. Raises TableWriteError."""
         with self._writing:
-            with self._lock:
-                batches, self._batches, self._rows = self._batches, [], 0
-            table = pa.Table.from_batches(batches, self.schema)
-            if not table.num_rows:
-                return
-            try:
-                write_segment(self.folder, table, self._writer, self._next)
-            except OSError as error:
-                with self._lock:
-                    self._batches, self._rows = batches + self._batches, self._rows + table.num_rows
-                raise _explain(error, self.folder, table.num_rows) from error
-            self._next += 1
+            self._write(Effort.LIVE)
+            while self._alike(recent := self._written[-_FAN_IN:]) and self._join(recent, Effort.LIVE):
+                pass
 
     def close(self) -> None:
-        """Flush and end; idempotent. Raises TableWriteError."""
+        """Flush, merge and end; idempotent. Raises TableWriteError."""
         self._stop.set()
         self._thread.join()
-        self.flush()
+        with self._writing:
+            self._write(Effort.LIVE if self._written else Effort.CLOSED)
+            newest = self._newest()
+            if len(newest) > 1:
+                self._join(newest, Effort.CLOSED)
 
     def __enter__(self) -> TableWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _write(self, effort: Effort) -> None:
+        with self._lock:
+            batches, self._batches, self._rows = self._batches, [], 0
+        rows = pa.Table.from_batches(batches, in_memory(self.schema))
+        if not rows.num_rows:
+            return
+        try:
+            numbers = range(self._next, self._next + 1)
+            segment = write_rows(self.folder, rows, self._writer, numbers, generation=0, effort=effort)
+        except OSError as error:
+            with self._lock:
+                self._batches, self._rows = batches + self._batches, self._rows + rows.num_rows
+            raise _explain(error, self.folder.name, rows.num_rows) from error
+        self._next += 1
+        self._written.append((segment, rows.num_rows))
+
+    def _alike(self, recent: list[tuple[Segment, int]]) -> bool:
+        enough = len(recent) == _FAN_IN and sum(rows for _, rows in recent) <= MOST_ROWS
+        return enough and len({segment.generation for segment, _ in recent}) == 1
+
+    def _newest(self) -> list[tuple[Segment, int]]:
+        """The newest segments, as many as fit into one."""
+        totals = accumulate(rows for _, rows in reversed(self._written))
+        count = sum(1 for total in totals if total <= MOST_ROWS)
+        return self._written[len(self._written) - count :]
+
+    def _join(self, recent: list[tuple[Segment, int]], effort: Effort) -> bool:
+        """One segment in place of the newest ones. Where that fails (no room) they stay as they are: nothing is lost by it."""
+        try:
+            made = merge(self.folder, [segment for segment, _ in recent], self.schema, effort)
+        except (OSError, SegmentError):
+            self._written.clear()
+            return False
+        self._written[-len(recent) :] = [(made, sum(rows for _, rows in recent))]
+        return True
 
     def _flush_often(self, flush_s: float) -> None:
         while not self._stop.wait(flush_s):
@@ -112,7 +150,7 @@ class TableWriter:
 
 
 def to_batch(rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows as an Arrow batch of ``schema``. Raises ValueError or TypeError naming what does not fit."""
+    """Rows as an Arrow batch, repeating texts by dictionary. Raises ValueError or TypeError naming what does not fit."""
     columns = dict(rows) if isinstance(rows, Mapping) else _transpose(rows, schema)
     strange = sorted(set(columns) - set(schema.names))
     if strange:
@@ -121,8 +159,13 @@ def to_batch(rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]], schema
     if len(lengths) > 1:
         raise ValueError(f"columns of different lengths: {sorted(lengths)}")
     length = lengths.pop() if lengths else 0
-    arrays = [pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(length, f.type) for f in schema]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    held = in_memory(schema)
+    arrays = [_array(columns[f.name], f.type) if f.name in columns else pa.nulls(length, f.type) for f in held]
+    return pa.RecordBatch.from_arrays(arrays, schema=held)
+
+
+def _array(column: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    return column.cast(kind) if isinstance(column, pa.Array) else pa.array(column, kind)
 
 
 def _transpose(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> dict[str, Sequence[Any]]:
@@ -131,49 +174,22 @@ def _transpose(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> dict[str, Se
     return dict(zip(schema.names, zip(*rows, strict=True), strict=True)) if rows else {}
 
 
-def write_segment(folder: Path, table: pa.Table, writer: str, number: int) -> Path:
-    """Write one segment durably and return its path. Raises OSError."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", **_encodings(table.schema))
-    data = buffer.getbuffer()
-    final = folder / f"part-{writer}-{number:06d}-{zlib.crc32(data):08x}.parquet"
-    hidden = folder / f".part-{writer}-{number:06d}.tmp"
-    try:
-        with hidden.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(final)
-        sync_folder(folder)
-    except OSError:
-        # The caller keeps the rows and writes them again: whatever of them is visible by now would count twice.
-        hidden.unlink(missing_ok=True)
-        final.unlink(missing_ok=True)
-        raise
-    return final
+def remove_segments(where: Folder | Path | str, writer: str) -> None:
+    """Take away what ``writer`` wrote to the folder before, to write it anew. Segments of other writers stay."""
+    folder = open_folder(where)
+    for segment in _segments_of(folder, writer):
+        folder.remove(segment.name)
 
 
-def remove_segments(folder: Path, writer: str) -> None:
-    """Take away what ``writer`` wrote to ``folder`` before, to write it anew. Segments of other writers stay."""
-    for path in folder.glob(f"part-{writer}-*-*.parquet"):
-        path.unlink()
+def next_number(where: Folder | Path | str, writer: str) -> int:
+    """The first segment number that ``writer`` has not used in the folder: a restarted writer goes on, it never overwrites."""
+    return 1 + max((segment.last for segment in _segments_of(open_folder(where), writer)), default=-1)
 
 
-def next_number(folder: Path, writer: str) -> int:
-    """The first segment number that ``writer`` has not used in ``folder``: a restarted writer goes on, it never overwrites."""
-    used = [path.name.split("-")[-2] for path in folder.glob(f"part-{writer}-*-*.parquet")]
-    return 1 + max((int(number) for number in used if number.isdigit()), default=-1)
+def _segments_of(folder: Folder, writer: str) -> list[Segment]:
+    return [segment for segment in map(segment_of, folder.names()) if segment and segment.writer == writer]
 
 
-def _encodings(schema: pa.Schema) -> dict[str, Any]:
-    split = [name for name in _SPLIT_COLUMNS if name in schema.names]
-    return {
-        "use_dictionary": [name for name in schema.names if name not in split],
-        "column_encoding": dict.fromkeys(split, "BYTE_STREAM_SPLIT") or None,
-    }
-
-
-def _explain(error: OSError, folder: Path, rows: int) -> TableWriteError:
+def _explain(error: OSError, table: str, rows: int) -> TableWriteError:
     reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
-    sentence = f"cannot store {rows} rows of table {folder.name}: {reason}; earlier segments are intact"
-    return TableWriteError(error.errno, sentence, str(folder))
+    return TableWriteError(error.errno, f"cannot store {rows} rows of table {table}: {reason}; earlier segments are intact")

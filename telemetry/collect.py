@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from storage.schemas import TABLES
 from storage.writer import TableWriter, remove_segments
 from telemetry.application import stats_columns
 from telemetry.events import split_history
-from telemetry.loglines import log_columns
+from telemetry.loglines import log_columns, parse_log
 from telemetry.registry import RegistryWatch
 
 Batch = Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]]
 
 #: Segments written here carry this name; the sampler's carry its own, so that a repeated collection replaces only these.
 WRITER = "collected"
+#: Rows of a log held at a time.
+_LOG_ROWS = 50_000
 
 
 def collect_run(paths: RunPaths, plan: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -58,8 +61,10 @@ def _stats(paths: RunPaths, problems: list[str]) -> Iterator[dict[str, list[Any]
 def _logs(paths: RunPaths, problems: list[str]) -> Iterator[dict[str, list[object]]]:
     for path in _plain_files(paths.logs, ".log", problems):
         try:
-            with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-                yield log_columns(path.stem, file)
+            with path.open("rb") as file:
+                rows = parse_log(file)
+                while batch := list(islice(rows, _LOG_ROWS)):
+                    yield log_columns(path.stem, batch)
         except OSError as error:
             problems.append(f"logs/{path.name}: {error.strerror or error}")
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import BinaryIO
 
 from storage.records import Stage
 
 #: Text beyond this is cut from a message; the raw log keeps it all.
 MAX_MESSAGE = 65536
+#: A longer line is read in pieces, so that one without end does not fill the memory.
+_PIECE_BYTES = 1 << 20
 _CUT = " ... (cut)"
 
 _HEAD = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) (DEBUG|INFO|WARNING|ERROR|CRITICAL) ([A-Za-z0-9-]+): ?(.*)")
@@ -31,22 +34,32 @@ _STAGE_WORDS: tuple[tuple[re.Pattern[str], Stage | None], ...] = (
 
 @dataclass
 class LogLine:
-    """One row. ``line`` counts from 1; ``wall_s`` is None for text before the first line with a time."""
+    """One row. ``line`` counts from 1; ``wall_s`` is None for text before the first line with a time.
+
+    ``offset`` and ``size`` say which bytes of the raw log it is: the rows of a log hold each of its bytes once.
+    """
 
     line: int
     wall_s: float | None
     level: str
     message: str
+    offset: int
+    size: int
     more: list[str] = field(default_factory=list)
-    size: int = 0
+    told: int = 0
 
-    def attach(self, text: str) -> None:
-        """Add a further line, as long as the message stays under `MAX_MESSAGE`."""
-        if self.size + len(text) < MAX_MESSAGE:
+    def __post_init__(self) -> None:
+        self.message = self.message[:MAX_MESSAGE]
+        self.told = len(self.message)
+
+    def attach(self, text: str, size: int) -> None:
+        """Add a further line of ``size`` raw bytes, as long as the message stays under `MAX_MESSAGE`."""
+        if self.told + len(text) < MAX_MESSAGE:
             self.more.append(text)
         elif self.more[-1:] != [_CUT]:
             self.more.append(_CUT)
-        self.size += len(text) + 1
+        self.told += len(text) + 1
+        self.size += size
 
     @property
     def text(self) -> str:
@@ -54,28 +67,37 @@ class LogLine:
         return "\n".join([self.message, *self.more])
 
 
-def parse_log(lines: Iterable[str]) -> Iterator[LogLine]:
+def parse_log(file: BinaryIO) -> Iterator[LogLine]:
     """Rows of a log in order.
 
     A traceback after a line that is no warning or error was not logged but printed by a dying process: it gets a row of its
     own, without level, at the time of the line before it.
     """
     current: LogLine | None = None
-    for number, raw in enumerate(lines, start=1):
-        line = raw.rstrip("\r\n")
+    for number, offset, raw in raw_lines(file):
+        line = raw.decode("utf-8", "replace").rstrip("\r\n")
         head = _HEAD.fullmatch(line)
         if head:
             if current:
                 yield current
-            current = LogLine(number, wall_seconds(head[1]), head[2], head[4][:MAX_MESSAGE], size=len(head[4]))
+            current = LogLine(number, wall_seconds(head[1]), head[2], head[4], offset, len(raw))
         elif current is None or (line == _TRACEBACK and current.level in ("DEBUG", "INFO")):
             if current:
                 yield current
-            current = LogLine(number, current.wall_s if current else None, "", line[:MAX_MESSAGE], size=len(line))
+            current = LogLine(number, current.wall_s if current else None, "", line, offset, len(raw))
         else:
-            current.attach(line[:MAX_MESSAGE])
+            current.attach(line, len(raw))
     if current:
         yield current
+
+
+def raw_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Line number, offset and bytes with their line end. A line over a mebibyte comes in pieces of one number."""
+    number, offset = 1, 0
+    while raw := file.readline(_PIECE_BYTES):
+        yield number, offset, raw
+        offset += len(raw)
+        number += raw.endswith(b"\n")
 
 
 def wall_seconds(stamp: str) -> float | None:
@@ -86,19 +108,31 @@ def wall_seconds(stamp: str) -> float | None:
         return None
 
 
-def log_columns(component: str, lines: Iterable[str]) -> dict[str, list[object]]:
+def log_columns(component: str, rows: Sequence[LogLine]) -> dict[str, list[object]]:
     """The rows of one log as columns of the logs table."""
-    rows = list(parse_log(lines))
     return {
         "wall_s": [row.wall_s for row in rows],
         "component": [component] * len(rows),
         "line": [row.line for row in rows],
         "level": [row.level for row in rows],
         "message": [row.text for row in rows],
-        "request_id": [_last(_REQUEST, row.text) for row in rows],
+        "request_id": [request_of(row.text) for row in rows],
         "step": [int(_first(_STEP, row.message) or -1) for row in rows],
         "stage": [stage_of(row.message) for row in rows],
+        "offset": [row.offset for row in rows],
+        "size": [row.size for row in rows],
     }
+
+
+def request_of(text: str) -> str:
+    """The request a row belongs to, or an empty text: a row ends with its own id, after any that it quotes."""
+    found = requests_in(text)
+    return found[-1] if found else ""
+
+
+def requests_in(text: str) -> list[str]:
+    """Every request id that a text tells, in order."""
+    return [match[1] for match in _REQUEST.finditer(text)]
 
 
 def stage_of(message: str) -> str:
@@ -108,12 +142,6 @@ def stage_of(message: str) -> str:
         if match:
             return str(stage or match[1])
     return ""
-
-
-def _last(pattern: re.Pattern[str], text: str) -> str:
-    # A line ends with its own id; one quoted from another's answer, traceback and all, stands before it.
-    found = [match[1] for match in pattern.finditer(text)]
-    return found[-1] if found else ""
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

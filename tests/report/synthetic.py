@@ -134,7 +134,7 @@ class Writer:
 
     def log(self, component: str, level: str, message: str, step: int, stage: str) -> None:
         """A log row."""
-        self.logs.append((self.now, component, len(self.logs) + 1, level, message, "", step, stage))
+        self.logs.append((self.now, component, len(self.logs) + 1, level, message, "", step, stage, None, None))
 
 
 def plan_of(spec: Synthetic) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,14 +21,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.reader import SegmentError, read_segment, read_table
+from storage.encoding import Effort, SegmentError
+from storage.folders import LocalFolder
+from storage.merging import compact_table, write_rows
+from storage.reader import read_segment, read_table
 from storage.schemas import METRICS, TABLES
-from storage.writer import TableWriteError, TableWriter, _explain, next_number, remove_segments, write_segment
+from storage.writer import TableWriteError, TableWriter, _explain, next_number, remove_segments
 
 ROOT = Path(__file__).resolve().parents[2]
-FLOATS = st.floats(allow_nan=False) | st.none()
-NAMES = st.text(max_size=12)
-ROWS = st.lists(st.tuples(FLOATS, FLOATS, NAMES, NAMES, st.integers(-1, 2**31 - 1), NAMES, NAMES, NAMES, FLOATS), max_size=20)
+FLOATS = st.floats(allow_nan=False, allow_subnormal=False) | st.none()
+NAMES = st.text(max_size=3)
+ROWS = st.lists(st.tuples(FLOATS, FLOATS, NAMES, NAMES, st.integers(-1, 2**31 - 1), NAMES, NAMES, NAMES, FLOATS), max_size=6)
 
 
 def metric_rows(values: list[float]) -> list[tuple]:
@@ -37,27 +43,106 @@ def stored(folder: Path, values: list[float], **kwargs) -> None:
         writer.append(metric_rows(values))
 
 
+def kept(row: tuple) -> tuple:
+    """A row as exact as the table keeps it: clocks to 1/1024 s, values that are not whole to 24 bits."""
+    wall_s, mono_s, *rest, value = row
+    clocks = [time if time is None or math.isinf(time * 1024) else round(time * 1024) / 1024 for time in (wall_s, mono_s)]
+    if value is not None and math.isfinite(value) and value != int(value):
+        mantissa, exponent = math.frexp(abs(value))
+        value = math.copysign(math.ldexp(math.floor(mantissa * 2**24 + 0.5), exponent - 24), value)
+    return (*clocks, *rest, value)
+
+
+def series(rows: list[tuple]) -> dict[tuple, list[tuple]]:
+    """Rows by series, each in the order given."""
+    found: dict[tuple, list[tuple]] = {}
+    for row in rows:
+        found.setdefault((*row[2:4], *row[5:8]), []).append(row)
+    return found
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batches=st.lists(ROWS, max_size=4))
-def test_rows_come_back_as_they_went_in(batches, tmp_path_factory):
-    """Any rows, in any number of batches and segments, are read back in order and with their nulls."""
+@given(batches=st.lists(ROWS, max_size=12), compact=st.booleans())
+def test_rows_come_back_as_they_went_in(batches, compact, tmp_path_factory):
+    """Any rows, in any number of batches, flushes and merges, come back with their nulls, each series in order."""
     folder = tmp_path_factory.mktemp("table")
     with TableWriter(folder, METRICS, flush_s=3600) as writer:
         for batch in batches:
             assert writer.append(batch) == len(batch)
             writer.flush()
+    if compact:
+        assert compact_table(folder, METRICS) == []
     table, problems = read_table(folder, METRICS)
-    assert problems == []
-    assert [tuple(row.values()) for row in table.to_pylist()] == [row for batch in batches for row in batch]
+    assert problems == [] and len(list(folder.iterdir())) <= 1
+    told = series([tuple(row.values()) for row in table.to_pylist()])
+    assert told == series([kept(row) for batch in batches for row in batch])
     assert table.schema.equals(METRICS, check_metadata=True)
 
 
 def test_segments_carry_version_and_units(tmp_path):
     """A segment tells its table, its schema version and the unit of each column to any Parquet reader."""
     stored(tmp_path, [1.0])
-    schema = pq.read_schema(next(tmp_path.glob("part-*.parquet")))
-    assert schema.metadata[b"schema_version"] == b"1" and schema.metadata[b"table"] == b"metrics"
-    assert schema.field("wall_s").metadata[b"unit"] == b"s"
+    told = pq.ParquetFile(next(tmp_path.glob("part-*.parquet"))).metadata.metadata
+    assert told[b"schema_version"] == b"2" and told[b"table"] == b"metrics"
+    assert json.loads(told[b"units"])["wall_s"] == "s"
+
+
+def test_many_flushes_are_few_segments(tmp_path):
+    """A writer that flushes a hundred times leaves no more than a few files at any moment, and one in the end."""
+    with TableWriter(tmp_path, METRICS, flush_s=3600) as writer:
+        for turn in range(100):
+            writer.append(metric_rows([float(turn)]))
+            writer.flush()
+            assert len(list(tmp_path.iterdir())) <= 7 * 3
+            assert read_table(tmp_path, METRICS)[0].num_rows == turn + 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_kill_amid_a_merge_counts_no_row_twice(tmp_path):
+    """Merged and unmerged segments side by side: each row counts once, and from the others if the merged one is damaged."""
+    folder = LocalFolder(tmp_path)
+    for number in range(3):
+        write_metrics(folder, [float(number)], "w", range(number, number + 1))
+    merged = write_metrics(folder, [0.0, 1.0, 2.0], "w", range(3), generation=1)
+    assert read_table(tmp_path, METRICS)[0]["value"].to_pylist() == [0.0, 1.0, 2.0]
+    (tmp_path / merged.name).write_bytes(b"torn")
+    table, problems = read_table(tmp_path, METRICS)
+    assert table["value"].to_pylist() == [0.0, 1.0, 2.0] and len(problems) == 1
+
+
+def test_what_is_lost_or_told_twice_is_named(tmp_path):
+    """A gap in a writer's numbers is a lost file; merged segments that overlap are not both counted."""
+    folder = LocalFolder(tmp_path)
+    write_metrics(folder, [1.0], "w", range(2, 3))
+    write_metrics(folder, [7.0, 8.0], "x", range(2), generation=1)
+    write_metrics(folder, [8.0, 9.0], "x", range(1, 3), generation=1)
+    table, problems = read_table(tmp_path, METRICS)
+    assert sorted(table["value"].to_pylist()) == [1.0, 7.0, 8.0]
+    told = " | ".join(problems)
+    assert len(problems) == 2 and "segment(s) 0 to 1 of writer w are missing" in told and "holds rows that" in told
+
+
+def test_compaction_keeps_rows_and_damage_and_settles(tmp_path):
+    """Compacting twice is compacting once; what is damaged or foreign stays and stays named; leftovers of a kill go."""
+    folder = LocalFolder(tmp_path)
+    for number in range(12):
+        write_metrics(folder, [float(number)] * 50, "w", range(number, number + 1))
+    hurt = next(tmp_path.glob("part-w-000005-*"))
+    hurt.write_bytes(b"torn")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".part-w-000099.tmp").write_bytes(b"half")
+    before = read_table(tmp_path, METRICS)
+    for _ in range(2):
+        problems = compact_table(tmp_path, METRICS)
+        files = sorted(path.name for path in tmp_path.iterdir())
+        assert len(files) == 4 and hurt.name in files and "notes.txt" in files
+        after = read_table(tmp_path, METRICS)
+        assert after[0].equals(before[0]) and problems == after[1] == before[1]
+
+
+def write_metrics(folder: LocalFolder, values: list[float], writer: str, numbers: range, generation: int = 0):
+    rows = pa.Table.from_pylist([dict(zip(METRICS.names, row, strict=True)) for row in metric_rows(values)], METRICS)
+    return write_rows(folder, rows, writer, numbers, generation, Effort.LIVE)
 
 
 def test_a_restarted_writer_goes_on_and_never_overwrites(tmp_path):
@@ -95,13 +180,13 @@ def test_rows_become_visible_without_anyone_asking(tmp_path):
 
 
 CHILD = """
-import sys
+import os, sys
 from pathlib import Path
 from storage.schemas import METRICS
 from storage.writer import TableWriter
 writer, n = TableWriter(Path(sys.argv[1]), METRICS, flush_s=0.02), 0
 while True:
-    writer.append({"value": [float(n)]})
+    writer.append({"value": [float(n)], "component": [str(os.getpid())]})
     if n % 40 == 0:
         writer.flush()
         print(n, flush=True)
@@ -110,27 +195,24 @@ while True:
 
 
 def test_kill_9_leaves_every_flushed_row_and_nothing_torn(tmp_path):
-    """Killed at any instant, a writer leaves a gapless prefix that holds all it had flushed; repeated on one folder."""
-    for turn in range(6):
-        folder = tmp_path / str(turn % 2)
-        before = read_table(folder, METRICS)[0].num_rows
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        flushed = [int(child.stdout.readline()) for _ in range(2 + turn)][-1]
-        time.sleep(0.013 * turn)
+    """Killed at random moments, amid flushes and merges, a writer leaves a gapless prefix that holds all it had flushed."""
+    dice = random.Random(5)
+    before = 0
+    for turn in range(8):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        flushed = [int(child.stdout.readline()) for _ in range(1 + turn * 2)][-1]
+        time.sleep(dice.random() * 0.03)
         child.send_signal(signal.SIGKILL)
         later = child.stdout.read().split()
         flushed = int(later[-1]) if later else flushed
         assert child.wait(30) == -signal.SIGKILL
         child.stdout.close()
-        table, problems = read_table(folder, METRICS)
-        values = table["value"].to_pylist()
-        mine = list(folder.glob(f"part-{child.pid}-*.parquet"))
-        got = sum(pq.ParquetFile(path).metadata.num_rows for path in mine)
+        table, problems = read_table(tmp_path, METRICS)
+        mine = [row["value"] for row in table.to_pylist() if row["component"] == str(child.pid)]
         assert problems == []
-        assert len(values) == before + got and got > flushed
-        assert sorted(v for path in mine for v in read_segment(path, METRICS)["value"].to_pylist()) == [
-            float(n) for n in range(got)
-        ]
+        assert sorted(mine) == [float(n) for n in range(len(mine))] and len(mine) > flushed
+        assert table.num_rows == before + len(mine)
+        before = table.num_rows
 
 
 FULL = """
@@ -184,7 +266,7 @@ def test_a_full_disk_is_called_by_its_name(tmp_path, monkeypatch):
     full[0] = False
     writer.close()
     assert read_table(tmp_path, METRICS)[0]["value"].to_pylist() == [1.0]
-    assert _explain(OSError(errno.EDQUOT, "x"), tmp_path, 3).errno == errno.EDQUOT
+    assert _explain(OSError(errno.EDQUOT, "x"), "metrics", 3).errno == errno.EDQUOT
 
 
 def mutations(data: bytes) -> st.SearchStrategy[bytes]:
@@ -222,17 +304,26 @@ def test_hostile_bytes_with_a_right_checksum_do_not_crash_the_reader(data, tmp_p
     forged = folder / f"part-forged-000000-{zlib.crc32(new):08x}.parquet"
     forged.write_bytes(new)
     with suppress(SegmentError):
-        assert read_segment(forged, METRICS).schema.equals(METRICS)
+        assert read_segment(folder, forged.name, METRICS).schema.equals(METRICS)
+
+
+def forge(folder: LocalFolder, table: pa.Table, writer: str) -> None:
+    """A file with a fitting name, written by any Parquet writer."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    data = sink.getvalue().to_pybytes()
+    folder.write(f"part-{writer}-000000-{zlib.crc32(data):08x}.parquet", data)
 
 
 def test_strange_files_are_named_and_left_out(tmp_path):
     """Newer schema, another table, missing column, text, link, folder, pipe: each is named, none is waited for."""
     stored(tmp_path, [1.0])
-    newer = METRICS.with_metadata({**METRICS.metadata, b"schema_version": b"2"}).empty_table()
-    nameless = pa.table({"a": [1]})
-    short = METRICS.remove(0).empty_table()
+    newer = METRICS.with_metadata({**METRICS.metadata, b"schema_version": b"3"}).empty_table()
+    nameless = METRICS.with_metadata({**METRICS.metadata, b"table": b""}).empty_table()
+    short = METRICS.remove(6).empty_table()
+    folder = LocalFolder(tmp_path)
     for name, table in [("newer", newer), ("nameless", nameless), ("short", short), ("logs", TABLES["logs"].empty_table())]:
-        write_segment(tmp_path, table, name, 0)
+        forge(folder, table, name)
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "part-l-0-00000000.parquet").symlink_to("/etc/passwd")
     (tmp_path / "part-d-0-00000000.parquet").mkdir()
@@ -242,10 +333,10 @@ def test_strange_files_are_named_and_left_out(tmp_path):
     assert table["value"].to_pylist() == [1.0]
     told = " | ".join(problems)
     for word in (
-        "schema version 2",
+        "schema version 3",
         "table '', not 'metrics'",
         "table 'logs'",
-        "column(s) wall_s missing",
+        "column(s) metric missing",
         "notes.txt: foreign",
     ):
         assert word in told

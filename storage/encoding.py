@@ -1,0 +1,195 @@
+"""Rows to the bytes of a Parquet segment and back.
+
+What is done to make them small was chosen by measurement (``bench/storage.py``, figures in docs/storage.md): times and values
+as byte streams apart, so that what neighbours share lies together; line numbers and offsets as differences; everything else
+by dictionary; zstd over all of it; no statistics and no Arrow schema in the footer, which would outweigh a small one's rows.
+
+Clocks of `metrics` are kept to 1/1024 s and values that are not whole to 24 significant bits, which is more than any source
+of theirs can tell; the noise below it would be most of a stored sample.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.migrations import migrate
+
+Floats = npt.NDArray[np.float64]
+
+_CLOCK_HZ = 1024.0
+#: Bits of a double's 52 that are dropped to keep 24 significant ones (the first is implied).
+_DROPPED_BITS = 29
+#: Values rounded at a time, so that they stay in a core's cache: three times as fast as a whole column at once.
+_BLOCK = 1 << 14
+
+#: The columns that make a series: kept segments hold each series together, in the order in which it was written.
+SERIES = {"metrics": ("metric", "component", "host", "stage", "unit")}
+
+
+class SegmentError(ValueError):
+    """A file that is no readable segment of the table; the text says why."""
+
+
+class Effort(Enum):
+    """zstd level: of a running writer, whose time is the job's; of a writer that ends; of what is kept for long."""
+
+    LIVE = 1
+    CLOSED = 9
+    KEPT = 19
+
+
+#: Texts that differ from row to row; all others repeat, and are held by dictionary.
+_FREE_TEXT = ("message", "detail")
+
+
+def in_memory(schema: pa.Schema) -> pa.Schema:
+    """The schema with repeating texts by dictionary: how rows are held until they are written."""
+    by_number = pa.dictionary(pa.int32(), pa.string())
+    repeats = [field.type == pa.string() and field.name not in _FREE_TEXT for field in schema]
+    fields = [field.with_type(by_number) if often else field for field, often in zip(schema, repeats, strict=True)]
+    return pa.schema(fields, schema.metadata)
+
+
+def encode(rows: pa.Table, effort: Effort = Effort.LIVE) -> memoryview:
+    """The bytes of a segment. ``rows.schema`` carries table, version and units."""
+    table = table_of(rows.schema)
+    rows = rows.unify_dictionaries().combine_chunks()
+    if effort is not Effort.LIVE:
+        rows = in_series(rows, table)
+    if table == "metrics":
+        rows = rounded(rows)
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(
+        buffer, rows.schema, compression="zstd", compression_level=effort.value, **_layout(rows.schema)
+    ) as file:
+        file.write_table(rows)
+        file.add_key_value_metadata(_told(rows.schema))
+    return buffer.getbuffer()
+
+
+def decode(data: bytes | memoryview, schema: pa.Schema) -> pa.Table:
+    """The rows of a segment as today's ``schema`` has them. Raises SegmentError."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        version = version_of(file.schema_arrow, schema)
+        return migrate(file.read(), table_of(schema), version, today(schema)).select(schema.names).cast(schema)
+    except SegmentError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+        raise SegmentError(f"not readable as Parquet: {(str(error).splitlines() or [''])[0][:200]}") from error
+
+
+def facts(data: bytes | memoryview, schema: pa.Schema) -> tuple[int, int]:
+    """Version and rows of a segment of this table, from its footer alone. Raises SegmentError."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        return version_of(file.schema_arrow, schema), int(file.metadata.num_rows)
+    except SegmentError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise SegmentError(f"not readable as Parquet: {(str(error).splitlines() or [''])[0][:200]}") from error
+
+
+def version_of(found: pa.Schema, wanted: pa.Schema) -> int:
+    """The version of ``found``. SegmentError unless it is the wanted table, complete, in a version this program knows."""
+    have = found.metadata or {}
+    if have.get(b"table") != wanted.metadata[b"table"]:
+        raise SegmentError(f"table {_text(have.get(b'table'))!r}, not {table_of(wanted)!r}")
+    told = _text(have.get(b"schema_version"))
+    if not (told.isascii() and told.isdigit()) or not 1 <= int(told) <= today(wanted):
+        raise SegmentError(f"schema version {told or 'unknown'}; this program knows {today(wanted)}")
+    if int(told) == today(wanted):
+        _refuse_columns(found, wanted)
+    return int(told)
+
+
+def _refuse_columns(found: pa.Schema, wanted: pa.Schema) -> None:
+    missing = [name for name in wanted.names if name not in found.names]
+    if missing:
+        raise SegmentError(f"column(s) {', '.join(missing)} missing")
+    for field in wanted:
+        if len(found.get_all_field_indices(field.name)) > 1 or found.field(field.name).type != field.type:
+            raise SegmentError(f"column {field.name} is not one column of {field.type}")
+
+
+def today(schema: pa.Schema) -> int:
+    """The version that is written."""
+    return int(schema.metadata[b"schema_version"])
+
+
+def table_of(schema: pa.Schema) -> str:
+    """The name of the table."""
+    return str(schema.metadata[b"table"].decode())
+
+
+def in_series(rows: pa.Table, table: str) -> pa.Table:
+    """Rows with each series together, and in the order they had within it; as they are for tables that hold no series."""
+    if table not in SERIES or not rows.num_rows:
+        return rows
+    keys = [rows[name].combine_chunks().dictionary_encode() for name in SERIES[table]]
+    codes = [key.indices.fill_null(len(key.dictionary)).to_numpy(zero_copy_only=False) for key in keys]
+    return rows.take(pa.array(np.lexsort(codes[::-1])))
+
+
+def rounded(rows: pa.Table) -> pa.Table:
+    """The metrics with clocks and values as exact as they are kept."""
+    for name, to_grid in (("wall_s", _to_clock), ("mono_s", _to_clock), ("value", _to_significant)):
+        at = rows.schema.get_field_index(name)
+        chunks = [_each_block(chunk, to_grid) for chunk in rows.column(at).chunks]
+        rows = rows.set_column(at, rows.schema.field(at), pa.chunked_array(chunks, pa.float64()))
+    return rows
+
+
+def _each_block(column: pa.DoubleArray, to_grid: Any) -> pa.DoubleArray:
+    raw = column.buffers()
+    old = np.frombuffer(raw[1], np.float64, len(column), column.offset * 8) if len(column) else np.empty(0)
+    new = np.empty_like(old)
+    with np.errstate(invalid="ignore", over="ignore"):  # whatever lies where a value is missing
+        for start in range(0, len(old), _BLOCK):
+            to_grid(old[start : start + _BLOCK], new[start : start + _BLOCK])
+    kept = pa.array(column.is_valid()).buffers()[1] if column.null_count else None
+    return pa.Array.from_buffers(pa.float64(), len(column), [kept, pa.py_buffer(new)])
+
+
+def _to_clock(old: Floats, new: Floats) -> None:
+    np.multiply(old, _CLOCK_HZ, out=new)
+    np.rint(new, out=new)
+    np.divide(new, _CLOCK_HZ, out=new)
+    np.copyto(new, old, where=~np.isfinite(new))
+
+
+def _to_significant(old: Floats, new: Floats) -> None:
+    """Round the mantissa to nearest; whole numbers (bytes, counts) and what is not finite stay as they are."""
+    bits = old.view(np.int64) + (1 << (_DROPPED_BITS - 1))
+    np.bitwise_and(bits, ~((1 << _DROPPED_BITS) - 1), out=new.view(np.int64))
+    np.copyto(new, old, where=(old == np.rint(old)) | ~np.isfinite(old))
+
+
+def _told(schema: pa.Schema) -> dict[bytes, bytes]:
+    """Name, version and units of a table as text that any Parquet reader shows; the meanings are in docs/tables.md."""
+    units = {field.name: field.metadata[b"unit"].decode() for field in schema if field.metadata[b"unit"]}
+    return {**schema.metadata, b"units": json.dumps(units).encode()}
+
+
+def _layout(schema: pa.Schema) -> dict[str, Any]:
+    split = {field.name: "BYTE_STREAM_SPLIT" for field in schema if pa.types.is_floating(field.type)}
+    steps = {field.name: "DELTA_BINARY_PACKED" for field in schema if field.name in ("line", "offset", "size")}
+    apart = {**split, **steps}
+    return {
+        "use_dictionary": [name for name in schema.names if name not in apart],
+        "column_encoding": apart or None,
+        "write_statistics": False,
+        "store_schema": False,
+    }
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")

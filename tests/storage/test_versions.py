@@ -1,0 +1,68 @@
+"""Versions of tables: what an older program wrote is read, what a newer one wrote is refused, and the page tells both."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from storage.catalogue import query
+from storage.dictionary import dictionary
+from storage.layout import run_paths
+from storage.migrations import STEPS, migrate
+from storage.reader import read_table
+from storage.schemas import TABLES, VERSIONS, VIEWS
+from storage.writer import TableWriter
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "tables-v1"
+#: What is in the golden files, by one column of each table.
+KNOWN = {
+    "events": ("detail", ['{"a": 1}', '{"error": "é"}']),
+    "metrics": ("value", [0.5, None, 1.25]),
+    "logs": ("line", [1, 2, 7]),
+    "injections": ("state", ["fired", "gone"]),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_files_of_version_1_are_read(name):
+    """Segments written by the first version are read as today's tables, every row of them, with nothing invented."""
+    table, problems = read_table(GOLDEN / name, TABLES[name])
+    column, values = KNOWN[name]
+    assert problems == [] and table.schema.equals(TABLES[name], check_metadata=True)
+    assert table[column].to_pylist() == values
+    if name == "logs":
+        assert table["offset"].to_pylist() == table["size"].to_pylist() == [None] * 3
+
+
+def test_the_golden_files_are_of_version_1():
+    """They say so themselves: nobody has written them anew."""
+    for name in TABLES:
+        (path,) = (GOLDEN / name).iterdir()
+        assert pq.ParquetFile(path).metadata.metadata[b"schema_version"] == b"1"
+
+
+def test_sql_sees_old_and_new_segments_together(tmp_path, monkeypatch):
+    """In one table, segments of version 1 and of today are one view."""
+    monkeypatch.setenv("FAULTLINE_HOME", str(tmp_path))
+    folder = run_paths("r1").create().table("logs")
+    shutil.copytree(GOLDEN / "logs", folder)
+    with TableWriter(folder, TABLES["logs"]) as writer:
+        writer.append({"line": [9], "offset": [100], "size": [20], "component": ["train0"]})
+    answer = query('SELECT run_id, line, "offset" FROM logs ORDER BY line')
+    assert answer.rows == [("r1", 1, None), ("r1", 2, None), ("r1", 7, None), ("r1", 9, 100)] and answer.problems == ()
+
+
+def test_every_version_has_its_step():
+    """From each version that ever was there is a way to today's, and none beyond it."""
+    for name, schema in VIEWS.items():
+        assert {version for table, version in STEPS if table == name} == set(range(1, VERSIONS[name]))
+        assert migrate(schema.empty_table(), name, VERSIONS[name], VERSIONS[name]).schema == schema
+
+
+def test_the_data_dictionary_is_todays():
+    """docs/tables.md is what the schemas say: `python -m storage.dictionary > docs/tables.md`."""
+    assert (ROOT / "docs" / "tables.md").read_text() == dictionary()
