@@ -34,6 +34,9 @@ class DistributedBatchMemory:
         self._tensors[key] = tensor
 
     def __getitem__(self, key: str) -> Tensor:
+        if key not in self._tensors:
+            text = f"no key '{key}'; the batch has {', '.join(self._tensors) or 'none'}"
+            raise FrameworkError("DistributedBatchMemoryError", text)
         return self._tensors[key]
 
     def __contains__(self, key: object) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from rlhf.limits import refuse_out_of_range
+from rlhf.plain import from_plain
 from rlhf.serving.config import ServingConfig
 
 #: Tokens of the task: ten digits, BOS, SEP, EOS.
@@ -233,6 +235,7 @@ def refuse_impossible(config: JobConfig) -> None:
         raise ValueError(f"recover_from is {config.recover_from!r}; allowed: latest, periodic, or a name like {example}")
     _refuse_layouts(config)
     _refuse_sizes(config)
+    refuse_out_of_range(config, CONTEXT)
 
 
 def _refuse_layouts(config: JobConfig) -> None:
@@ -278,23 +281,8 @@ def stored_elements(folder: Path) -> int:
 
 
 def job_config(data: dict[str, Any]) -> JobConfig:
-    """A JobConfig from plain JSON types; unknown keys are refused by name."""
-    known = {f.name for f in fields(JobConfig)}
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise ValueError(f"unknown job key(s) {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    nested = {"timeouts": Timeouts, "posture": Posture, "serving": ServingConfig}
-    values: dict[str, Any] = {}
-    for name, value in data.items():
-        if name in nested and isinstance(value, dict):
-            allowed = {f.name for f in fields(nested[name])}
-            strange = sorted(set(value) - allowed)
-            if strange:
-                raise ValueError(f"unknown {name} key(s) {', '.join(strange)}; known: {', '.join(sorted(allowed))}")
-            values[name] = nested[name](**value)
-        else:
-            values[name] = value
-    return JobConfig(**values)
+    """A JobConfig from plain JSON types. Raises ValueError, one sentence, for what is unknown or impossible."""
+    return from_plain(JobConfig, data, "job")
 
 
 def load_config(path: Path) -> JobConfig:

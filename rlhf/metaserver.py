@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import threading
 from typing import Any
 
 from aiohttp import web
+
+from rlhf.plain import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class MetaServer:
     async def _put_json(self, request: web.Request) -> web.Response:
         key = request.match_info["key"]
         try:
-            self._json[key] = json.loads(await request.read())
+            self._json[key] = parse_json(await request.read())
         except ValueError as error:
             return web.Response(status=400, text=f"value of '{key}' is not JSON: {error}")
         logger.info("stored %s", key)
@@ -75,7 +76,7 @@ class MetaServer:
         """Add a JSON value to the list under a key, unless it is there; a key that holds something else is left alone."""
         key = request.match_info["key"]
         try:
-            value = json.loads(await request.read())
+            value = parse_json(await request.read())
         except ValueError as error:
             return web.Response(status=400, text=f"object for '{key}' is not JSON: {error}")
         members = self._json.setdefault(key, [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import requests
 from aiohttp import web
 
@@ -11,6 +9,7 @@ from rlhf import seam, task
 from rlhf.config import JobConfig
 from rlhf.errors import FrameworkError
 from rlhf.links import open_session
+from rlhf.plain import parse_json
 
 CLIENT_MAX_BYTES = 64 << 20
 
@@ -24,7 +23,7 @@ def app() -> web.Application:
 
 async def _score(request: web.Request) -> web.Response:
     try:
-        asked = json.loads(await request.read())
+        asked = parse_json(await request.read())
         prompts, completions = list(map(str, asked["prompts"])), list(map(str, asked["completions"]))
         return web.json_response({"rewards": task.score(prompts, completions)})
     except (ValueError, KeyError, TypeError) as error:

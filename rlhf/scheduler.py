@@ -24,6 +24,7 @@ from rlhf.host import Host
 from rlhf.links import listen, name_table
 from rlhf.logs import open_log
 from rlhf.metaserver import serve_app
+from rlhf.plain import parse_json
 from rlhf.ray_nodes import keep_to
 from rlhf.registry import forget, register, registered
 from rlhf.topology import role_and_rank
@@ -81,12 +82,14 @@ class Scheduler:
 
     async def _submit(self, request: web.Request) -> web.Response:
         try:
-            asked = json.loads(await request.read())
+            asked = parse_json(await request.read())
             name, components = str(asked["name"]), [str(component) for component in asked["components"]]
         except (ValueError, KeyError, TypeError) as error:
             return web.Response(status=400, text=f"expected an object with name and components: {error!r}")
         strange = [component for component in components if component not in self._hosts]
         taken = [component for job in self._jobs.values() for component in job.components if component in components]
+        if len(set(components)) < len(components):
+            return web.Response(status=400, text=f"a component twice: {', '.join(components)}")
         if strange or not components:
             return web.Response(status=400, text=f"no such component: {', '.join(strange) or 'none was given'}")
         if misplaced := self._misplaced(components, asked.get("scheduleStrategy")):

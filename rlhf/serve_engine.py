@@ -15,6 +15,7 @@ from rlhf import beats, seam
 from rlhf.config import JobConfig, load_config
 from rlhf.links import listen, listen_address, name_table, options_of
 from rlhf.logs import open_log
+from rlhf.plain import arguments_problem
 from rlhf.registry import register
 from rlhf.rpc import CALL, CREATE_ENGINE, Reply
 from rlhf.rpc_server import BadRequestError, RpcServer
@@ -110,6 +111,8 @@ class Dispatch:
             raise BadRequestError(f"no method {method!r}; a {self._role} worker has {', '.join(METHODS[self._role])}")
         if not isinstance(arguments, dict):
             raise BadRequestError(f"arguments of {method} are not an object")
+        if problem := arguments_problem(getattr(self._worker, method), arguments):
+            raise BadRequestError(f"{method}: {problem}")
         step = arguments.get("step", arguments.get("version"))
         self._stats.step = step if isinstance(step, int) else -1
         reply: Reply = getattr(self._worker, method)(tensors, **arguments)

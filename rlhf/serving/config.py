@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
+
+from rlhf.plain import from_plain
 
 #: given: the application numbers its replicas. environment: RANK and WORLD_SIZE, as a launcher sets them.
 #: hashed: the replica's tag, hashed; it is how such applications are often mended, and it collides.
@@ -45,9 +47,5 @@ class ServingConfig:
 
 
 def serving_config(data: dict[str, Any]) -> ServingConfig:
-    """A ServingConfig from plain JSON types; unknown keys are refused by name."""
-    known = {field.name for field in fields(ServingConfig)}
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise ValueError(f"unknown serving key(s) {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    return ServingConfig(**data)
+    """A ServingConfig from plain JSON types. Raises ValueError, one sentence."""
+    return from_plain(ServingConfig, data, "serving")

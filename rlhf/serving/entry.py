@@ -29,7 +29,7 @@ from rlhf.serving.seats import give_out
 
 logger = logging.getLogger(__name__)
 
-OK, BAD_REQUEST, NOT_FOUND, UNAVAILABLE = 200, 400, 404, 503
+OK, BAD_REQUEST, NOT_FOUND, TOO_LATE, UNAVAILABLE = 200, 400, 404, 408, 503
 
 
 class BadRequestError(Exception):
@@ -77,11 +77,14 @@ class Entry:
         return Response(answer.content, answer.status, media_type=answer.kind)
 
     async def answer(self, method: str, path: str, kind: str, read: Read) -> Answer:
-        """Answer, always within `request_s`: 400 for a request that makes no sense, 503 with the first cause otherwise."""
+        """Answer, always within `request_s`: 400 for a request that makes no sense, 408 for one that does not arrive, else 503
+        with the first cause.
+        """
         route = self._routes.get((method, path))
         if route is None:
             known = ", ".join(" ".join(pair) for pair in self._routes)
             return _told(NOT_FOUND, f"no {method} {path}; there is {known}")
+        body: bytes | None = None
         try:
             async with asyncio.timeout(self._serving.request_s):
                 body = await read()
@@ -90,6 +93,8 @@ class Entry:
         except BadRequestError as error:
             return _told(BAD_REQUEST, str(error))
         except TimeoutError:
+            if body is None:  # the ranks have nothing to do with it
+                return _told(TOO_LATE, f"body not read within {self._serving.request_s:g} s")
             self._members = []
             return _told(UNAVAILABLE, self._late())
         except Exception as error:

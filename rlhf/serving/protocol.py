@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf import wire
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import VOCABULARY, JobConfig
+from rlhf.plain import parse_json
 from rlhf.prompts import text_of
 from rlhf.task import prompt_length
 
@@ -38,7 +39,7 @@ class Ask:
 
 def read(kind: str, body: bytes, config: JobConfig) -> Ask:
     """A request's body of a content type. Raises ValueError with the reason for one that makes no sense."""
-    return of_tensors(*wire.decode(body), config) if kind == TENSORS else of_json(json.loads(body), config)
+    return of_tensors(*wire.decode(body), config) if kind == TENSORS else of_json(parse_json(body), config)
 
 
 def write(ask: Ask, batch: DistributedBatchMemory, version: int, config: JobConfig) -> tuple[bytes, str]:

@@ -15,6 +15,8 @@ CONFIGS = st.builds(
     train_workers=st.integers(1, 40),
     rollout_workers=st.integers(1, 40),
     reference_workers=st.integers(1, 4),
+    prompts_per_step=st.just(40),
+    rollout_engine=st.sampled_from(["worker", "served"]),
     posture=st.builds(Posture, heartbeats=st.booleans(), metaserver=st.sampled_from(["process", "controller"])),
 )
 
