@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -24,6 +25,7 @@ class MetaServer:
         self._binary: dict[str, bytes] = {}
         self._json: dict[str, Any] = {}
         self._next_ids: dict[str, int] = {}
+        self._stored = asyncio.Condition()
 
     def app(self) -> web.Application:
         """The HTTP application. Keys may hold slashes."""
@@ -47,6 +49,7 @@ class MetaServer:
     async def _put_binary(self, request: web.Request) -> web.Response:
         key = request.match_info["key"]
         self._binary[key] = await request.read()
+        await self._tell()
         return web.json_response({"size": len(self._binary[key])})
 
     async def _get_binary(self, request: web.Request) -> web.Response:
@@ -62,6 +65,7 @@ class MetaServer:
         except ValueError as error:
             return web.Response(status=400, text=f"value of '{key}' is not JSON: {error}")
         logger.info("stored %s", key)
+        await self._tell()
         return web.json_response({"stored": key})
 
     async def _get_json(self, request: web.Request) -> web.Response:
@@ -69,8 +73,24 @@ class MetaServer:
         return web.json_response(self._json[key]) if key in self._json else _not_found(key)
 
     async def _has_key(self, request: web.Request) -> web.Response:
+        """Whether a key is there: as soon as it is, but at the latest after `wait_s` seconds (query, default 0)."""
         key = request.match_info["key"]
-        return web.json_response({"has_key": key in self._binary or key in self._json})
+        try:
+            wait_s = float(request.query.get("wait_s", "0"))
+        except ValueError:
+            return web.Response(status=400, text=f"wait_s is not a number: {request.query['wait_s']!r}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s), self._stored:
+                await self._stored.wait_for(lambda: self._has(key))
+        return web.json_response({"has_key": self._has(key)})
+
+    def _has(self, key: str) -> bool:
+        return key in self._binary or key in self._json
+
+    async def _tell(self) -> None:
+        """Wake who waits for a key."""
+        async with self._stored:
+            self._stored.notify_all()
 
     async def _add_object_to_set(self, request: web.Request) -> web.Response:
         """Add a JSON value to the list under a key, unless it is there; a key that holds something else is left alone."""
@@ -97,9 +117,12 @@ class MetaServer:
         return web.json_response({"keys": sorted([*self._binary, *self._json])})
 
     async def _delete(self, request: web.Request) -> web.Response:
+        """Remove a key and, like a folder, what lies under it."""
         key = request.match_info["key"]
-        found = [store.pop(key, None) is not None for store in (self._binary, self._json)]
-        return web.json_response({"deleted": key}) if any(found) else _not_found(key)
+        found = [(store, name) for store in (self._binary, self._json) for name in store if f"{name}/".startswith(f"{key}/")]
+        for store, name in found:
+            del store[name]
+        return web.json_response({"deleted": key}) if found else _not_found(key)
 
     async def _health(self, _: web.Request) -> web.Response:
         size = sum(len(value) for value in self._binary.values())

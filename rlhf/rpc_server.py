@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -168,13 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def _reply(self, status: int, body: bytes) -> None:
+        """Headers and body leave together, and the caller wakes once."""
+        lines = [f"{self.protocol_version} {status} {HTTPStatus(status).phrase}", f"Content-Length: {len(body)}"]
+        lines += ["Connection: close"] if self.close_connection else []
         try:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            if self.close_connection:
-                self.send_header("Connection", "close")
-            self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write("\r\n".join([*lines, "", ""]).encode() + body)
         except OSError as error:
             logger.warning("the caller is gone: %s", error)
             self.close_connection = True

@@ -20,7 +20,8 @@ from storage.records import Role, component_name
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.05
+#: How long the store may hold an answer back while a shard is not there: after that who asks looks whether its source lives.
+ASK_S = 0.25
 KEPT_VERSIONS = 2
 
 
@@ -30,22 +31,21 @@ class WeightStore:
     def __init__(self, component: str, config: JobConfig):
         self._config = config
         self._session = open_session(component, "metaserver", "weights")
-        self._sent: dict[int, list[str]] = {}
+        self._sent: set[int] = set()
 
     def publish(self, tensors: dict[str, Tensor], rank: int, version: int) -> int:
         """Put a shard, chunk after chunk, then its manifest; returns bytes. Raises TrainEngineError (UploadWeightsError)."""
         body, size = wire.encode({"rank": rank, "version": version}, tensors), self._config.upload_chunk_bytes
         chunks = [body[start : start + size] for start in range(0, len(body), size)]
-        keys = [f"{_shard(version, rank)}/{number}" for number in range(len(chunks))]
+        key, timeout_s = _shard(version, rank), self._config.timeout_s("upload_weights")
         try:
-            for key, chunk in zip(keys, chunks, strict=True):
-                self._ask("PUT", f"put_binary/{key}", self._config.timeout_s("upload_weights"), data=chunk)
-            manifest = {"chunks": len(chunks), "bytes": len(body)}
-            self._ask("PUT", f"put_json/{_shard(version, rank)}", self._config.timeout_s("upload_weights"), json=manifest)
+            for number, chunk in enumerate(chunks):
+                self._ask("PUT", f"put_binary/{key}/{number}", timeout_s, data=chunk)
+            self._ask("PUT", f"put_json/{key}", timeout_s, json={"chunks": len(chunks), "bytes": len(body)})
         except requests.RequestException as error:
             raise TrainEngineError("UploadWeightsError", f"Failed to upload weights of version {version}: {error}") from error
-        self._sent[version] = [f"{_shard(version, rank)}", *keys]
-        self._forget(version - KEPT_VERSIONS)
+        self._sent.add(version)
+        self._forget(rank, version - KEPT_VERSIONS)
         return len(body)
 
     def fetch(self, version: int, ranks: int) -> dict[str, Tensor]:
@@ -64,10 +64,9 @@ class WeightStore:
         return tensors
 
     def _await_manifest(self, key: str, source: str, deadline: float) -> dict[str, Any]:
-        while not self._ask("GET", f"has_key/{key}", _left(deadline)).json()["has_key"]:
+        while not self._ask("GET", f"has_key/{key}?wait_s={ASK_S}", _left(deadline)).json()["has_key"]:
             if source in beats.offline():
                 raise ValueError(f"{key} is not there, and {source} is offline")
-            time.sleep(min(POLL_S, _left(deadline)))
         manifest: dict[str, Any] = self._ask("GET", f"get_json/{key}", _left(deadline)).json()
         return manifest
 
@@ -78,11 +77,13 @@ class WeightStore:
             raise ValueError(f"{key} has {len(body)} bytes, its manifest says {manifest['bytes']}")
         return wire.decode(body)[1]
 
-    def _forget(self, version: int) -> None:
-        """Delete an old version's keys. One that cannot be deleted costs memory there, not this step."""
+    def _forget(self, rank: int, version: int) -> None:
+        """Delete what was put of an old version. If that fails it costs memory there, not this step."""
+        if version not in self._sent:
+            return
+        self._sent.discard(version)
         try:
-            for key in self._sent.pop(version, []):
-                self._ask("DELETE", f"delete/{key}", self._config.timeout_s("upload_weights"))
+            self._ask("DELETE", f"delete/{_shard(version, rank)}", self._config.timeout_s("upload_weights"))
         except requests.RequestException as error:
             logger.warning("weights of version %d are left in the store: %s", version, error)
 

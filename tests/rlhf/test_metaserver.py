@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -98,6 +99,21 @@ def test_endpoints_answer_as_documented(store: str) -> None:
     assert requests.get(f"{store}/get_json/k", timeout=5).json() == [1]
     assert [requests.delete(f"{store}/delete/k", timeout=5).status_code for _ in range(2)] == [200, 404]
     assert requests.get(f"{store}/health", timeout=5).json() == {"status": "healthy", "storage_size": 0}
+
+
+def test_a_key_is_told_as_soon_as_it_is_there(store: str) -> None:
+    """Who asks to wait is answered when the key is stored, or when the time is over; a key goes with all that lies under it."""
+    assert not requests.get(f"{store}/has_key/v9/shard0?wait_s=0.05", timeout=5).json()["has_key"]
+    assert requests.get(f"{store}/has_key/v9/shard0?wait_s=soon", timeout=5).status_code == 400
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(requests.get, f"{store}/has_key/v9/shard0?wait_s=60", timeout=5)
+        requests.put(f"{store}/put_binary/v9/shard0/0", data=b"x", timeout=5)
+        requests.put(f"{store}/put_binary/v9/shard01", data=b"x", timeout=5)
+        assert not waiting.done()
+        requests.put(f"{store}/put_json/v9/shard0", json=1, timeout=5)
+        assert waiting.result().json()["has_key"]
+    assert requests.delete(f"{store}/delete/v9/shard0", timeout=5).ok
+    assert requests.get(f"{store}/keys", timeout=5).json()["keys"] == ["v9/shard01"]
 
 
 def test_sets_and_growing_ids(store: str) -> None:
