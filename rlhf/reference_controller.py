@@ -47,6 +47,7 @@ class ReferenceController:
     def compute_logprobs(self, batch: DistributedBatchMemory, step: int) -> Tensor:
         """`[m, T - 1]` in nats."""
         asked, timeout_s = DistributedBatchMemory({key: batch[key] for key in NEEDED}), self._config.timeout_s("reference")
+        self.group.wait_for_enough()
         ranks = self.group.online() or [*range(self._config.reference_workers)]
         shares = [share.state() for share in asked.split(len(ranks))]
         call = ("compute_logprobs", "ComputeLogpError", timeout_s, shares, ranks)

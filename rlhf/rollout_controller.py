@@ -87,6 +87,7 @@ class RolloutController:
         everyone = [*range(self._config.rollout_workers)]
         if self.group.members is None or self._config.posture.restart:
             return everyone
+        self.group.wait_for_enough()
         for rank in self.group.online():
             if not self._has_weights(rank):
                 self._catch_up(rank, step)

@@ -93,9 +93,8 @@ class WorkerGroup:
         A worker that is or goes offline: "raise" its error; "skip" it, its reply is empty; "move" its share to another. Where
         the lost are started again it is always the first, and nothing waits for them to come back by themselves.
         """
+        self.wait_for_enough()
         restart = self.config.posture.restart
-        if not restart:
-            self._wait_for_enough()
         called = range(len(self.names)) if ranks is None else ranks
         given = list(shares) or [{} for _ in called]
         limit_s = self._limit_s(method, timeout_s)
@@ -138,7 +137,7 @@ class WorkerGroup:
             except EngineError as error:
                 if not is_offline(error):
                     raise
-                self._wait_for_enough()
+                self.wait_for_enough()
                 others = [other for other in self.online() if other in ranks]
                 if not others:
                     raise
@@ -146,8 +145,9 @@ class WorkerGroup:
                 logger.info("the share of %s goes to %s", self.names[lost], self.names[rank])
         return self._timed_call(rank, *call)
 
-    def _wait_for_enough(self) -> None:
-        if self.members is not None:
+    def wait_for_enough(self) -> None:
+        """Begin nothing while too few are online, unless the lost are started again. Raises FrameworkError at a bound."""
+        if self.members is not None and not self.config.posture.restart:
             self.members.wait_for_enough()
 
     def _awaited(self, component: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from datetime import datetime
 
 import pytest
 
-from rlhf import links
+from rlhf import beats, links
 from rlhf.config import FLOORS_S, JobConfig, Posture, Timeouts
 from rlhf.errors import FrameworkError, InferenceEngineError, TrainEngineError
 from rlhf.membership import Membership
@@ -68,13 +69,13 @@ def _start_holding(folder: JobFolder, stage: str, step: int, act: Callable[[], o
 def test_a_silent_rollout_worker_is_offline_skipped_and_taken_back(job_folder: Callable[[JobConfig], JobFolder]) -> None:
     """Stopped while it samples: one WARNING after three intervals and before the next check but one, its share goes to the
     other, steps go on whole; once it beats again it takes the weights of the step and samples."""
-    config = JobConfig(**SMALL, steps=40, posture=BEATING, time_scale=30.0)
+    config = JobConfig(**SMALL, steps=100, posture=BEATING, time_scale=30.0)
     folder = job_folder(config)
     job = _start_holding(folder, "rollout", 3, lambda: _stop(folder, "reward"))
     folder.wait_for_line("controller", "start to rollout, step: 3,", job)
     _stop(folder, "rollout1")  # it cannot have been scored yet
     _go_on(folder, "reward")
-    folder.wait_for_line("controller", "train succeeded, step: 6,", job)
+    folder.wait_for_line("train0", "neighbours that are offline: rollout1", job)
     sampled = len(folder.stats("rollout1", "batch_samples"))
     _go_on(folder, "rollout1")
     folder.wait_for_line("controller", "rollout1 is back", job)
@@ -84,12 +85,16 @@ def test_a_silent_rollout_worker_is_offline_skipped_and_taken_back(job_folder: C
     assert "the share of rollout1 goes to rollout0" in folder.log("controller")
     assert folder.stats("controller", "batch_samples") == [16.0] * config.steps
     assert len(folder.stats("rollout1", "batch_samples")) > sampled + 1, "one that nobody waited for, and then its own"
+    lines = map(json.loads, (folder.path / "stats" / "rollout1.jsonl").read_text().splitlines())
+    taken = [
+        (line["step"], line["value"]) for line in lines if (line["metric"], line["stage"]) == ("weights_version", "rollout")
+    ]
+    assert taken and all(step == version for step, version in taken), "it samples with the weights of the step alone"
     assert _said(folder, "ERROR") == []
     assert (
         folder.stats("controller", "heartbeat/offline_count") == folder.stats("controller", "heartbeat/rejoin_count") == [1.0]
     )
     assert max(folder.stats("controller", "heartbeat/missed_count")) >= 2
-    assert "neighbours that are offline: rollout1" in folder.log("train0")
 
 
 def test_without_heartbeats_the_whole_time_out_is_waited(job_folder: Callable[[JobConfig], JobFolder]) -> None:
@@ -206,3 +211,37 @@ def test_calls_of_the_lost_end_at_once(members: Membership, role: Role, lost: st
     wait(futures)
     for server in servers:
         server.stop()
+
+
+def test_beats_leave_from_the_workers_own_address(
+    job_folder: Callable[[JobConfig], JobFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is dialled is the link, from the address that the name table gives the worker: cutting that cuts the beats."""
+    config = JobConfig(posture=BEATING)
+    folder = job_folder(config)
+    table = json.loads((folder.path / "addresses.json").read_text())
+    table["bind"]["rollout0"] = "127.0.0.9"
+    (folder.path / "addresses.json").write_text(json.dumps(table))
+    with (
+        links.listen("controller", "beat") as listener,
+        StatsTracker(folder.path / "stats" / "rollout0.jsonl", "rollout0") as stats,
+    ):
+        beats.start("rollout0", config, stats)
+        listener.settimeout(60)
+        stream, (source, _) = listener.accept()
+        assert source == "127.0.0.9" and stream.recv(3) == b"PRI"
+        stream.close()
+        assert beats._sender is not None
+        beats._sender.stop()
+    monkeypatch.setattr(beats, "_sender", None)
+
+
+def test_the_metaserver_may_be_the_controllers(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """With posture `metaserver: controller` weights travel through a thread of the controller's process."""
+    config = JobConfig(**SMALL, steps=2, posture=Posture(metaserver="controller", heartbeats=True))
+    folder = job_folder(config)
+    folder.start("rlhf.scheduler")
+    assert _finish(folder, folder.start("rlhf.job")) == 0, folder.log("controller")
+    assert folder.registration("metaserver")["pid"] == folder.registration("controller")["pid"]
+    assert "stored v1/shard0" in folder.log("controller") and folder.log("metaserver") == ""
+    assert _said(folder, "WARNING") == [] and max(folder.stats("rollout0", "weights_version")) == 1
