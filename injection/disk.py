@@ -35,6 +35,7 @@ def own_disk(path: Path) -> Mounted:
 
 
 def free_bytes(path: Path) -> tuple[int, int]:
-    """Size of the file system and what is free of it, in bytes."""
+    """What files can take of the file system in all, and what is left of that, in bytes (it keeps a little for itself)."""
     found = os.statvfs(path)
-    return found.f_blocks * found.f_frsize, found.f_bfree * found.f_frsize
+    left = found.f_bavail * found.f_frsize
+    return (found.f_blocks - found.f_bfree) * found.f_frsize + left, left

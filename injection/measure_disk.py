@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from injection import throttle
+from injection.disk import free_bytes
 from injection.measure_memory import held_bytes
 from injection.procfs import Identity
 
@@ -37,8 +38,7 @@ def disk_space(path: str, holder: list[int], most_free_bytes: float, wait_s: flo
     """Size and free bytes of a file system, and what the filler has of it, once no more is free (or `wait_s` are over)."""
     deadline = time.monotonic() + wait_s
     while True:
-        disk = os.statvfs(path)
-        size, free = disk.f_blocks * disk.f_frsize, disk.f_bfree * disk.f_frsize
+        size, free = free_bytes(Path(path))
         if free <= most_free_bytes or time.monotonic() > deadline:
             used = round(100 * (1 - free / size), 3)
             return {"size_bytes": size, "free_bytes": free, "used_percent": used, "held_bytes": held_bytes(holder)}
@@ -55,14 +55,18 @@ def write_rate(process: list[int], window_s: float) -> dict[str, Any]:
     }
 
 
-def disk_write(path: str, bytes_per_s: float, within_s: float) -> dict[str, Any]:
-    """Write to a file system for so long and see what gets there; `hangs` when not one block does."""
+def disk_write(path: str, bytes_per_s: float, within_s: float, most_blocks: int = 1 << 30) -> dict[str, Any]:
+    """Write to a file system for so long, or so many blocks, and see what gets there; `hangs` when not one block does."""
     block = int(min(BLOCK_BYTES, max(LEAST_BLOCK_BYTES, bytes_per_s / 8))) if bytes_per_s else LEAST_BLOCK_BYTES
     argv = [sys.executable, "-S", "-E", "-c", WRITER, path, str(block)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as writer:
         assert writer.stdout is not None
         began, blocks = time.monotonic(), 0
-        while (left := began + within_s - time.monotonic()) > 0 and select.select([writer.stdout], [], [], left)[0]:
+        while (
+            blocks < most_blocks
+            and (left := began + within_s - time.monotonic()) > 0
+            and select.select([writer.stdout], [], [], left)[0]
+        ):
             told = os.read(writer.stdout.fileno(), 4096)
             if not told:
                 break
@@ -74,7 +78,7 @@ def disk_write(path: str, bytes_per_s: float, within_s: float) -> dict[str, Any]
     return {"hangs": not blocks, "bytes_per_s": round(blocks * block / seconds, 1)}
 
 
-def disk_again(how: str, path: str, device: str, **undo: Any) -> dict[str, Any]:
+def disk_again(path: str, device: str, **undo: Any) -> dict[str, Any]:
     """Whether nothing stands in the way of writing any more."""
     if "writer" in undo:
         return {"free": not Identity(*undo["writer"]).alive()}
@@ -83,7 +87,7 @@ def disk_again(how: str, path: str, device: str, **undo: Any) -> dict[str, Any]:
         return {"free": limit != undo["limit_bytes_per_s"], "limit_bytes_per_s": limit}
     if not os.path.ismount(path):
         return {"free": True, "mounted": False}
-    found = disk_write(path, 0.0, FREE_S)
+    found = disk_write(path, 0.0, FREE_S, most_blocks=1)
     return {"free": not found["hangs"], **found}
 
 

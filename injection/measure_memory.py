@@ -50,7 +50,10 @@ def device_memory(holder: list[int], file: str, ordinal: int, most_bytes: float,
 
 
 def available_memory() -> dict[str, int]:
-    """Memory in all and what this process could still have: of the machine, or of its own group where that has less left."""
+    """Memory in all and what this process could still have: of the machine, or of its own group where that has less left.
+
+    `shared_bytes` is what the machine has in files that are memory, whoever made them.
+    """
     book = _figures(Path("/proc/meminfo"), 1024)
     total, available = book["MemTotal:"], book["MemAvailable:"]
     group = group_of("self", "memory")
@@ -60,7 +63,7 @@ def available_memory() -> dict[str, int]:
             most = int((group.path / limit).read_text())
             used = int((group.path / usage).read_text()) - _figures(group.path / "memory.stat", 1)[cache]
             total, available = min(total, most), min(available, max(0, most - used))
-    return {"total_bytes": total, "available_bytes": available}
+    return {"total_bytes": total, "available_bytes": available, "shared_bytes": book["Shmem:"]}
 
 
 def _figures(path: Path, unit: int) -> dict[str, int]:

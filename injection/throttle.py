@@ -14,9 +14,9 @@ FILE_V2 = "io.max"
 def throttled_group(pid: int) -> Group:
     """The group whose limits hold for a process. Raises RefusedError where there is none that can be written."""
     found = group_of(pid, "blkio") or group_of(pid, "io")
-    file = found and found.path / (FILE_V1 if found.version == 1 else FILE_V2)
-    if found is None or file is None or not file.exists():
+    if found is None or not (found.path / _file(found.version)).exists():
         raise RefusedError("this machine has no control group that could limit what a process writes (how: throttle)")
+    file = found.path / _file(found.version)
     try:
         file.open("a").close()
     except OSError as error:
@@ -26,15 +26,14 @@ def throttled_group(pid: int) -> Group:
 
 def limit(group: Group, device: str, bytes_per_s: int) -> None:
     """Set the limit on a device (major:minor); 0 = none. Raises OSError."""
-    if group.version == 1:
-        group.write(FILE_V1, f"{device} {bytes_per_s}")
-    else:
-        group.write(FILE_V2, f"{device} wbps={bytes_per_s or 'max'}")
+    group.write(
+        _file(group.version), f"{device} {bytes_per_s}" if group.version == 1 else f"{device} wbps={bytes_per_s or 'max'}"
+    )
 
 
 def limit_of(group: str, version: int, device: str) -> int:
     """The limit as the kernel tells it, bytes a second; 0 = none."""
-    path = Path(group) / (FILE_V1 if version == 1 else FILE_V2)
+    path = Path(group) / _file(version)
     if not path.exists():
         return 0
     for line in path.read_text().splitlines():
@@ -43,3 +42,7 @@ def limit_of(group: str, version: int, device: str) -> int:
             value = words[1] if version == 1 else dict(zip(words[1::2], words[2::2], strict=True)).get("wbps", "max")
             return 0 if value == "max" else int(value)
     return 0
+
+
+def _file(version: int) -> str:
+    return FILE_V1 if version == 1 else FILE_V2

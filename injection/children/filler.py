@@ -33,8 +33,9 @@ def main(folder: str) -> None:
     held, began, answered = 0, time.monotonic(), False
     while True:
         disk = os.statvfs(folder)
-        free = disk.f_bfree * disk.f_frsize
-        wanted = free - max(reserve, int(disk.f_blocks * disk.f_frsize * (1 - percent / 100)))
+        free = disk.f_bavail * disk.f_frsize
+        size = (disk.f_blocks - disk.f_bfree) * disk.f_frsize + free
+        wanted = free - max(reserve, int(size * (1 - percent / 100)))
         if rate:
             wanted = min(wanted, int(rate * (time.monotonic() - began)) - held)
         held += grow(file, held, wanted)

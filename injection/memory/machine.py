@@ -12,8 +12,8 @@ from injection.memory.pressure import MIB, Pressure, close_to
 #: What is always left: the larger of this and this part of all memory.
 RESERVE_BYTES = 512 * MIB
 RESERVE_PART = 0.05
-#: Of what the holder took, so much at least must be missing from what is available: others take and give meanwhile.
-SEEN_PART = 0.5
+#: By the machine's own book shared memory must have grown by this part of what the holder has: others use little of that kind.
+SEEN_PART = 0.9
 #: How long memory may take to be filled.
 FILL_WAIT_S = 12.0
 KILL_FIRST = 1000
@@ -26,7 +26,7 @@ class Machine:
         self._ctx = ctx
         self._pressure = pressure
         self._holder: Child | None = None
-        self._before = self._wanted = 0
+        self._shared = self._wanted = 0
 
     def arm(self) -> None:
         """Start the holder. Raises RefusedError for a headroom that would endanger the machine."""
@@ -45,22 +45,23 @@ class Machine:
     def apply(self) -> dict[str, Any]:
         """Have everything above the headroom taken."""
         assert self._holder is not None
-        self._before = available_memory()["available_bytes"]
-        self._wanted = self._before - self._pressure.headroom_bytes
+        before = available_memory()
+        self._shared = before["shared_bytes"]
+        self._wanted = before["available_bytes"] - self._pressure.headroom_bytes
         if self._wanted <= 0:
-            raise RefusedError(f"only {self._before // MIB} MiB are available, the headroom asked for is more")
+            raise RefusedError(f"only {before['available_bytes'] // MIB} MiB are available, the headroom asked for is more")
         self._holder.go(self._wanted, self._pressure.ramp_bytes_per_s)
-        return {"available_bytes": self._before, "wanted_bytes": self._wanted}
+        return {**before, "wanted_bytes": self._wanted}
 
     def verify(self) -> Measurement:
         """Another process looks what the holder has and what the machine has left."""
         rate = self._pressure.ramp_bytes_per_s
         asked = min(self._wanted, rate * FILL_WAIT_S / 2) if rate else self._wanted
         found = self._ctx.ask("machine_memory", {**self.undo(), "least_bytes": asked, "wait_s": FILL_WAIT_S})
-        missing = self._before - found["available_bytes"]
+        grown = found["shared_bytes"] - self._shared
         held = close_to(found["held_bytes"], asked) or (rate > 0 and found["held_bytes"] > asked)
-        ok = held and missing >= SEEN_PART * found["held_bytes"]
-        measured = {**found, "asked_bytes": asked, "missing_bytes": missing}
+        ok = held and grown >= SEEN_PART * found["held_bytes"]
+        measured = {**found, "asked_bytes": asked, "grown_bytes": grown}
         return Measurement(ok=ok, probe="memory of the machine", measured=measured)
 
     @staticmethod

@@ -31,8 +31,8 @@ HOSTS = ("control", "trainers", "rollouts")
 class VirtualCluster:
     """A Place of virtual hosts in user, mount, UTS, network and PID namespaces of its own.
 
-    ``component_hosts`` maps component -> virtual host. A ``disk`` is a loop device where there can be one (as root), else memory.
-    Raises PlaceError, with the reason, where namespaces are refused.
+    ``component_hosts`` maps component -> virtual host. A ``disk`` is a loop device where there can be one (as root), else
+    memory. Raises PlaceError, with the reason, where namespaces are refused.
     """
 
     kind = "virtual-cluster"

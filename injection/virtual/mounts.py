@@ -18,7 +18,10 @@ RESOLVER = f"nameserver {BRIDGE_ADDRESS}\noptions timeout:1 attempts:2\n"
 
 
 def mount_files(addresses: dict[str, str], *, names: bool = False) -> None:
-    """Mount them; ``addresses`` is host name -> address, ``names`` whether there will be a name server on the bridge. The namespaces' mount table must be our own. Raises OSError."""
+    """Mount them; ``addresses`` is host name -> address, ``names`` whether there will be a name server on the bridge.
+
+    The namespaces' mount table must be our own. Raises OSError.
+    """
     kernel.mount("tmpfs", "/run", "tmpfs", options="mode=755,size=16m")
     if SHARED_MEMORY.is_dir():
         kernel.mount("tmpfs", str(SHARED_MEMORY), "tmpfs", options="mode=1777")

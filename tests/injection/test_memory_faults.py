@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from injection import journal
 from injection.cgroup import Group, group_of
 from injection.fault import RefusedError
 from injection.faults.memory_pressure import MemoryPressure, Params
@@ -15,6 +16,7 @@ from injection.measure import ask_here
 from injection.measure_memory import available_memory
 from injection.memory.group import why_not
 from injection.memory.pressure import MIB
+from injection.recover import sweep
 from tests.injection.victim import Victim, wait_until
 
 
@@ -75,6 +77,17 @@ def test_a_target_comes_back_from_its_group(victim: Victim) -> None:
     MemoryPressure.revert(undo)
     assert group_of(victim.who.pid, "memory") == home
     assert victim.allocate() == "allocated"
+
+
+@pytest.mark.root
+def test_a_group_that_its_cluster_left_behind_goes_with_the_next_sweep(victim: Victim, tmp_path: Path) -> None:
+    """A control group is the machine's: when the virtual cluster it was made in has ended, a sweep removes it all the same."""
+    fault, undo = armed(victim, where="group", headroom_mib=200)
+    fault.apply()
+    record = journal.new_record("r1", "f1", "memory-pressure", "process", 5.0)
+    journal.write(tmp_path, replace(record, state=journal.State.APPLIED, undo=undo, pid_namespace=1))
+    assert [one.outcome for one in sweep(tmp_path)] == ["reverted"]
+    assert not Path(undo["group"]).exists() and sweep(tmp_path) == []
 
 
 def test_where_no_group_can_be_made_the_allocation_fails_instead(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
