@@ -143,6 +143,8 @@ class JobConfig:
     train_workers: int = 2
     rollout_workers: int = 2
     reference_workers: int = 1
+    port_strategy: str = "fixed"
+    """fixed: workers listen where the name table says; auto: the scheduler gives each a free port, from 38000 on"""
     rollout_engine: str = "worker"
     """worker: a rollout worker samples itself; served: it has the policy on Ray Serve sample (`serving`), and scores"""
     shard_size: int = 1
@@ -221,6 +223,7 @@ def refuse_impossible(config: JobConfig) -> None:
     """Raises ValueError, in one sentence, for a job that nobody could run."""
     words = {
         "workload": ("grpo", "sft"),
+        "port_strategy": ("fixed", "auto"),
         "rollout_engine": ("worker", "served"),
         "device": ("cpu", "cuda"),
         "weight_sync": ("metaserver", "disk"),

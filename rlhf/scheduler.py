@@ -2,7 +2,8 @@
 
 ``python -m rlhf.scheduler JOB_DIR [--ray ADDRESS]``. With Ray it is the driver and hosts are Ray actors; without, it has them
 itself. Its API: POST /api/v1/AsystemJobs -> uid; GET .../{uid} -> status and workers; POST .../{uid}/cancel.
-A job may ask to be colocated with another; hosts are the name table's, so that is checked, not arranged.
+A job may ask to be colocated with another; hosts are the name table's, so that is checked, not arranged. Ports are the name
+table's as well, or given out (`rlhf/ports.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rlhf.links import listen, name_table
 from rlhf.logs import open_log
 from rlhf.metaserver import serve_app
 from rlhf.plain import parse_json
+from rlhf.ports import AUTO, PORT_TAKEN, TRIES, give_port, strategy_problem
 from rlhf.ray_nodes import keep_to
 from rlhf.registry import forget, register, registered
 from rlhf.topology import role_and_rank
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 JOBS = "/api/v1/AsystemJobs"
 POLL_S = 0.25
+#: How much is told of what a worker said last.
+LAST_WORDS = 500
 #: What a host's processes need of this one's environment; the rest is that machine's own.
 HANDED_ON = ("STAGE_SOCKET", "STAGE_DEADLINE_S", "PYTHONPATH")
 
@@ -54,6 +58,7 @@ class Job:
     uid: str
     name: str
     components: list[str]
+    auto_ports: bool = False
     cancelled: bool = False
 
 
@@ -84,6 +89,7 @@ class Scheduler:
         try:
             asked = parse_json(await request.read())
             name, components = str(asked["name"]), [str(component) for component in asked["components"]]
+            ports = asked.get("portStrategy")
         except (ValueError, KeyError, TypeError) as error:
             return web.Response(status=400, text=f"expected an object with name and components: {error!r}")
         strange = [component for component in components if component not in self._hosts]
@@ -92,17 +98,38 @@ class Scheduler:
             return web.Response(status=400, text=f"a component twice: {', '.join(components)}")
         if strange or not components:
             return web.Response(status=400, text=f"no such component: {', '.join(strange) or 'none was given'}")
-        if misplaced := self._misplaced(components, asked.get("scheduleStrategy")):
-            return web.Response(status=400, text=misplaced)
+        if problem := self._misplaced(components, asked.get("scheduleStrategy")) or strategy_problem(ports, components):
+            return web.Response(status=400, text=problem)
         if taken:
             return web.Response(status=409, text=f"already submitted: {', '.join(taken)}")
-        job = Job(uuid.uuid4().hex[:12], name, components)
+        job = Job(uuid.uuid4().hex[:12], name, components, ports == AUTO)
         self._jobs[job.uid] = job
-        for component in components:
-            forget(component)
-        await asyncio.gather(*(asyncio.to_thread(self._hosts[component].start, component) for component in components))
+        try:
+            await asyncio.gather(*(self._start(job, component) for component in components))
+        except OSError as error:
+            return web.Response(status=503, text=str(error))
         logger.info("job %s (%s) submitted: %s", job.uid, name, ", ".join(components))
         return web.json_response({"uid": job.uid})
+
+    async def _start(self, job: Job, component: str) -> None:
+        """Start a worker. One that gets its port here is waited for: if that was taken meanwhile, it gets the next free one."""
+        host, port = self._hosts[component], give_port(component) if job.auto_ports else 0
+        for left in range(TRIES, -1, -1):
+            forget(component)
+            await asyncio.to_thread(host.start, component)
+            if not job.auto_ports or await self._settled(component) != PORT_TAKEN or not left:
+                return
+            logger.warning("port %d of %s was taken meanwhile, another is tried (%d left)", port, component, left)
+            port = give_port(component, above=port)
+
+    async def _settled(self, component: str) -> int | None:
+        """How a worker that was just started ended; None as soon as it listens."""
+        while registered(component) is None:
+            code = (await asyncio.to_thread(self._hosts[component].engines))[component]["exit_code"]
+            if code is not None:
+                return int(code)
+            await asyncio.sleep(POLL_S / 5)
+        return None
 
     def _misplaced(self, components: list[str], strategy: Any) -> str:
         """Why components cannot be placed as asked: {"type": "colocation", "uid": the job to share hosts with}; or nothing."""
@@ -123,9 +150,17 @@ class Scheduler:
             return web.Response(status=404, text=f"no job {request.match_info['uid']}")
         engines = await self._engines()
         exits = [engines.get(component, {}).get("exit_code") for component in job.components]
-        status = "CANCELLED" if job.cancelled else "FAILED" if any(code is not None for code in exits) else "RUNNING"
-        workers = [_worker(component, code) for component, code in zip(job.components, exits, strict=True)]
-        return web.json_response({"uid": job.uid, "name": job.name, "status": status, "workers": workers})
+        workers = [self._worker(component, code) for component, code in zip(job.components, exits, strict=True)]
+        status = "CANCELLED" if job.cancelled else _status(exits, [bool(one["ip"]) for one in workers])
+        return web.json_response({"uid": job.uid, "jobName": job.name, "status": status, "workerGroupStatuses": [workers]})
+
+    def _worker(self, component: str, exit_code: int | None) -> dict[str, Any]:
+        """What is known of a worker: where it listens, once it does, and how it ended."""
+        record = registered(component)
+        ip, ports, pid = (record.address, sorted(set(record.ports.values())), record.pid) if record else ("", [], 0)
+        words = _last_words(self._job_dir / "logs" / f"{component}.log") if exit_code else ""
+        container = {"name": component, "ports": ports, "pid": pid, "exitCode": exit_code, "lastWords": words}
+        return {"ip": ip, "containerStatuses": [container]}
 
     async def _cancel(self, request: web.Request) -> web.Response:
         """Say yes at once and end the workers after: who cancels does not wait for them."""
@@ -170,7 +205,8 @@ class Scheduler:
             engines = await self._engines()
             exits = {name: engine["exit_code"] for name, engine in engines.items() if engine["exit_code"] is not None}
             for name in sorted(set(exits) - set(self._known_exits)):
-                logger.warning("worker %s (pid %d) ended with exit code %d", name, engines[name]["pid"], exits[name])
+                words = f"; its last words: {_last_words(self._job_dir / 'logs' / f'{name}.log')}" if exits[name] > 0 else ""
+                logger.warning("worker %s (pid %d) ended with exit code %d%s", name, engines[name]["pid"], exits[name], words)
             if exits != self._known_exits:
                 (self._job_dir / "workers.json").write_text(json.dumps(engines, indent=2) + "\n")
                 self._known_exits = exits
@@ -182,11 +218,17 @@ class Scheduler:
         await asyncio.gather(*(asyncio.to_thread(host.close) for host in set(self._hosts.values())))
 
 
-def _worker(component: str, exit_code: int | None) -> dict[str, Any]:
-    """What is known of a worker: its registration, once it listens, and how it ended."""
-    record = registered(component)
-    where = {"ip": record.address, "ports": record.ports, "pid": record.pid} if record else {"ip": "", "ports": {}, "pid": 0}
-    return {"component": component, **where, "exit_code": exit_code}
+def _status(exits: list[int | None], listening: list[bool]) -> str:
+    """Of a job that is not cancelled. There is no queue: a run has its cluster to itself."""
+    if any(exits):
+        return "FAILED"
+    if all(code == 0 for code in exits):
+        return "COMPLETED"
+    return "RUNNING" if all(listening) else "STARTING"
+
+
+def _last_words(log: Path) -> str:
+    return log.read_bytes()[-LAST_WORDS:].decode(errors="replace") if log.exists() else ""
 
 
 def open_hosts(job_dir: Path, ray_address: str | None) -> dict[str, AnyHost]:

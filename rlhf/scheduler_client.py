@@ -38,6 +38,7 @@ class SchedulerClient:
         deadline = time.monotonic() + self._config.timeout_s("init")
         asked: dict[str, Any] = {"name": name, "components": components}
         asked |= {"scheduleStrategy": {"type": "colocation", "uid": beside}} if beside else {}
+        asked |= {"portStrategy": {"type": "auto"}} if self._config.port_strategy == "auto" else {}
         while True:
             try:
                 answer = self._ask("POST", JOBS_URL, self._config.timeout_s("init"), asked)
@@ -57,8 +58,8 @@ class SchedulerClient:
         deadline = time.monotonic() + self._config.timeout_s("init")
         while True:
             workers = self._workers()
-            ended = [f"{worker['component']} (exit code {worker['exit_code']})" for worker in workers if _ended(worker)]
-            missing = [worker["component"] for worker in workers if not worker["ports"]]
+            ended = [_told(worker) for worker in workers if _ended(worker)]
+            missing = [worker["name"] for worker in workers if not worker["ports"]]
             if ended:
                 raise FrameworkError("SchedulerError", f"worker(s) ended before the job began: {', '.join(ended)}")
             if not missing:
@@ -71,7 +72,7 @@ class SchedulerClient:
     def ended(self) -> list[str]:
         """Components that were submitted and have ended. Raises FrameworkError (SchedulerError)."""
         try:
-            return [worker["component"] for worker in self._workers() if _ended(worker)]
+            return [worker["name"] for worker in self._workers() if _ended(worker)]
         except requests.RequestException as error:
             raise FrameworkError("SchedulerError", f"the scheduler does not say who has ended: {error}") from error
 
@@ -82,10 +83,10 @@ class SchedulerClient:
             for component in components:
                 self._ask("POST", f"{JOBS_URL}/{self._job_of[component]}/restart/{component}", wait_s)
             while missing := [worker for worker in self._workers(components) if not worker["ports"]]:
-                if ended := [worker["component"] for worker in missing if _ended(worker)]:
+                if ended := [worker["name"] for worker in missing if _ended(worker)]:
                     raise FrameworkError("SchedulerError", f"restart of {names}: {', '.join(ended)} ended before it listened")
                 if time.monotonic() > deadline:
-                    silent = ", ".join(worker["component"] for worker in missing)
+                    silent = ", ".join(worker["name"] for worker in missing)
                     raise FrameworkError("SchedulerError", f"restart of {names}: no sign of {silent} within {wait_s:.0f}s")
                 time.sleep(POLL_S)
         except requests.RequestException as error:
@@ -109,8 +110,9 @@ class SchedulerClient:
 
     def _workers(self, components: Sequence[str] = ()) -> list[dict[str, Any]]:
         """What the scheduler knows of these workers, or of all."""
-        workers = [worker for uid in self._uids for worker in self._show(uid)["workers"]]
-        return [worker for worker in workers if not components or worker["component"] in components]
+        groups = [group for uid in self._uids for group in self._show(uid)["workerGroupStatuses"]]
+        workers = [container for group in groups for worker in group for container in worker["containerStatuses"]]
+        return [worker for worker in workers if not components or worker["name"] in components]
 
     def _show(self, uid: str) -> dict[str, Any]:
         return self._ask("GET", f"{JOBS_URL}/{uid}", self._config.timeout_s("init"))
@@ -124,4 +126,10 @@ class SchedulerClient:
 
 
 def _ended(worker: dict[str, Any]) -> bool:
-    return worker["exit_code"] is not None
+    return worker["exitCode"] is not None
+
+
+def _told(worker: dict[str, Any]) -> str:
+    """A worker that has ended, and the last line it said."""
+    words = worker["lastWords"].strip().splitlines()
+    return f"{worker['name']} (exit code {worker['exitCode']}{': ' + words[-1] if words else ''})"

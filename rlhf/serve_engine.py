@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rlhf.config import JobConfig, load_config
 from rlhf.links import listen, listen_address, name_table, options_of
 from rlhf.logs import open_log
 from rlhf.plain import arguments_problem
+from rlhf.ports import PORT_TAKEN
 from rlhf.registry import register
 from rlhf.rpc import CALL, CREATE_ENGINE, Reply
 from rlhf.rpc_server import BadRequestError, RpcServer
@@ -37,7 +39,7 @@ def main(component: str, job_dir: Path) -> None:
     config = load_config(job_dir / "config.json")
     role, rank = role_and_rank(component)
     random.seed(config.seed * 1000 + rank)
-    listener = listen(component, PURPOSE_OF.get(role, "rpc"))
+    listener = _listen(component, PURPOSE_OF.get(role, "rpc"))
     logger.info("listening on %s:%d, %s", *listener.getsockname(), options_of(listener))
     stats = StatsTracker(job_dir / "stats" / f"{component}.jsonl", component)
     if config.posture.heartbeats:
@@ -52,6 +54,17 @@ def main(component: str, job_dir: Path) -> None:
         _serve_store(role, listener)
     else:
         _serve_worker(component, config, listener, stats)
+
+
+def _listen(component: str, purpose: str) -> socket.socket:
+    """The listener; where somebody else listens already, one line and an exit code that says so."""
+    try:
+        return listen(component, purpose)
+    except OSError as error:
+        if error.errno != PORT_TAKEN:
+            raise
+        logger.error("%s", error.strerror)  # noqa: TRY400 - one line, which is passed on
+        sys.exit(PORT_TAKEN)
 
 
 def _serve_store(role: str, listener: socket.socket) -> None:
