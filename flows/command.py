@@ -16,6 +16,8 @@ import click
 from flows.commands.doctor import doctor
 from flows.commands.experiment import recover, rerun, run, stop
 from flows.commands.judge import compare, diagnose, score
+from flows.commands.kept import export_command, gc, import_command, query
+from flows.commands.logs import logs
 from flows.commands.matrix import matrix
 from flows.commands.runs import list_command, ps, show
 from flows.commands.stack import down, env, up
@@ -39,7 +41,10 @@ def cli() -> None:
     """
 
 
-VERBS = (matrix, run, rerun, stop, list_command, show, ps, compare, diagnose, score, up, down, env, wait, doctor, recover)
+VERBS = (
+    *(matrix, run, rerun, stop, list_command, show, logs, ps, query, compare, diagnose, score),
+    *(up, down, env, wait, doctor, recover, gc, export_command, import_command),
+)
 for verb in VERBS:
     cli.add_command(verb)
 

@@ -65,9 +65,16 @@ def run_ids_here() -> list[str]:
     return sorted(path.name for path in runs_dir().iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def list_runs() -> list[RunRow]:
-    """Every run, oldest first; damaged ones too, with the reason, after the others."""
+def list_runs(since_s: float | None = None, **wanted: Any) -> list[RunRow]:
+    """Every run, oldest first; damaged ones too, with the reason, after the others.
+
+    ``wanted`` are values of RunRow that a run must have (``arm="legacy"``, ``valid=True``); ``since_s`` when it began at the
+    earliest, in wall clock seconds.
+    """
     rows = [open_run(run_id) for run_id in run_ids_here()]
+    rows = [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+    if since_s is not None:
+        rows = [row for row in rows if row.started_s is not None and row.started_s >= since_s]
     return sorted(rows, key=lambda row: (row.started_s is None, row.started_s or 0.0, row.run_id))
 
 
@@ -116,7 +123,7 @@ def query(sql: str, run_ids: Sequence[str] | None = None, parameters: dict[str, 
             if not tries_left:
                 raise ValueError(str(error)) from error
         except duckdb.Error as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(str(error).split("\n\n", maxsplit=1)[0].replace("\n", " ")) from error
     raise AssertionError
 
 

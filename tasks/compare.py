@@ -11,7 +11,8 @@ from report.case import Case
 from report.comparison import Comparison, RunComparison, compare_case, contrast_cases, measured_from
 from report.sampled import stage_means
 from storage.bands import Band, band, baseline_bands
-from storage.layout import run_paths, runs_dir
+from storage.catalogue import run_ids_here
+from storage.layout import run_paths
 from tasks.outcome import open_case
 
 Bands = dict[tuple[str, str, str], Band]
@@ -34,7 +35,7 @@ def compare_runs(run_ids: Sequence[str] | None = None, baseline_ids: Sequence[st
 
 def known_runs() -> list[str]:
     """Every run id of this home."""
-    return sorted(path.name for path in runs_dir().iterdir() if path.is_dir())
+    return run_ids_here()
 
 
 def known_cases(cases: Sequence[Case]) -> list[Case]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -11,12 +12,20 @@ from flows.printing import as_json, print_json, print_table
 
 
 @click.command("list")
+@click.option("--scenario", help="Of this scenario only.")
+@click.option("--arm", help="Of this arm only.")
+@click.option("--profile", help="Of this profile only.")
+@click.option("--state", help="In this state only: running, completed, invalid, crashed, cancelled, unreadable.")
+@click.option("--valid/--not-valid", default=None, help="Only those that count, or only those that do not.")
+@click.option("--days", type=click.FloatRange(min=0), help="Begun in the last so many days.")
 @as_json
-def list_command(as_json: bool) -> None:
+def list_command(days: float | None, as_json: bool, **wanted: Any) -> None:
     """List the runs of this home."""
     from storage.catalogue import list_runs
 
-    rows = [asdict(row) for row in list_runs()]
+    since_s = None if days is None else time.time() - days * 86400
+    given = {name: value for name, value in wanted.items() if value is not None}
+    rows = [asdict(row) for row in list_runs(since_s, **given)]
     if as_json:
         print_json(rows)
         return

@@ -35,7 +35,8 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
     from flows.command import cli
 
     told = call(tmp_path, "--help").stdout
-    reading = {"list", "show", "ps", "compare", "diagnose", "score", "env", "wait", "doctor"}
+    reading = {"list", "show", "logs", "ps", "query", "compare", "diagnose", "score", "env", "wait", "doctor"}
+    reading |= {"gc", "export", "import"}
     assert set(cli.commands) == reading | {"up", "down", "matrix", "run", "rerun", "stop", "recover"}
     assert all("--json" in call(tmp_path, verb, "--help").stdout for verb in reading)
     assert all(f"  {verb} " in told for verb in cli.commands)
@@ -59,6 +60,14 @@ BAD = {
     "score nothing": (["score"], "name at least one run"),
     "score no run": (["score", "r0"], "no run 'r0'"),
     "diagnose no run": (["diagnose", "r0"], "no run 'r0'"),
+    "logs no run": (["logs", "r0"], "no run 'r0'"),
+    "logs level": (["logs", "r0", "--level", "LOUD"], "'LOUD' is not one of"),
+    "query no SQL": (["query", "SELEC 1"], 'syntax error at or near "SELEC"'),
+    "query no table": (["query", "SELECT * FROM moon"], "Table with name moon does not exist"),
+    "gc keep": (["gc", "--keep", "some"], "keep is 'some'; a number of runs (200) or of days (30d)"),
+    "export no run": (["export", "r0", "x"], "no run 'r0'"),
+    "import no file": (["import", "nowhere.tar.zst"], "nowhere.tar.zst"),
+    "import no archive": (["import", "/etc/passwd"], "is no intact archive"),
 }
 
 
@@ -82,7 +91,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 def test_empty_home_is_no_error(tmp_path: Path) -> None:
     """In an empty home every reading verb says that there is nothing, as text and as JSON."""
-    for verb in ("list", "ps", "recover"):
+    for verb in ("list", "ps", "recover", "gc"):
         assert call(tmp_path, verb).returncode == 0
         assert json.loads(call(tmp_path, verb, "--json").stdout) == []
     assert call(tmp_path, "down").stdout == "nothing was up\n"
