@@ -19,6 +19,10 @@ class RefusedError(RuntimeError):
     """The fault cannot be done here; nothing was touched. The message is one sentence."""
 
 
+class NotYetError(RefusedError):
+    """What the fault acts on is not there yet, but may come: arming is tried again until its time is over."""
+
+
 class StuckError(RuntimeError):
     """Undoing failed; the message says what is left behind."""
 

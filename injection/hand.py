@@ -20,7 +20,7 @@ from typing import Any
 
 from injection import journal, procfs, trigger
 from injection.capability import VIRTUAL_CLUSTER, capability
-from injection.fault import Ask, Context, Fault
+from injection.fault import Ask, Context, Fault, NotYetError
 from injection.journal import Record, State
 from injection.measure import ask_here
 from injection.preflight import absent_backends
@@ -28,7 +28,7 @@ from injection.probe import Probe
 from injection.receipts import History
 from injection.recover import revert_record
 from injection.registry import ANY_THREAD, make_fault
-from injection.target import LiveProcess, NoSuchTargetError, Site, await_target
+from injection.target import POLL_S, LiveProcess, NoSuchTargetError, Site, await_target
 from injection.trigger import Condition, Expired, Fire, Heard
 
 #: How long an announcement may be kept waiting for a fault to be applied or reverted; the job itself gives up after 10 s.
@@ -177,10 +177,20 @@ class Hand:
             kind, self._entry["params"], Context(target, backend, self._probe.ask, shop.proxy_api, shop.site.job)
         )
         record = journal.new_record(shop.run_id, self.id, kind, backend, shop.lease_s)
-        fault.arm()
+        self._await_armed(fault)
         self._journal(replace(record, undo=fault.undo()))
         self._fault, self._applied = fault, False
         shop.history.state("armed", self.id, kind=kind, backend=backend, target=target.name)
+
+    def _await_armed(self, fault: Fault) -> None:
+        deadline = time.monotonic() + self._shop.arm_timeout_s
+        while True:
+            try:
+                return fault.arm()
+            except NotYetError:
+                if time.monotonic() > deadline or self._stopped.is_set():
+                    raise
+            time.sleep(POLL_S)
 
     def _journal(self, record: Record) -> None:
         """Put on disk what undoing needs, durably, as of a fault that may be in force from now on."""

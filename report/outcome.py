@@ -89,13 +89,15 @@ def _error(row: Record, stage: str, step: int, text: str, source: str) -> Record
 def final_error(errors: Sequence[Record]) -> Record | None:
     """How the controller ended: the stage its last announced error names, and the text of the exception that ended it.
 
+    Errors of the cleanup cover that one: whoever reads the log from its end meets them first.
     ``seen_on`` is the component with the first error in that stage and step: who told the controller.
     """
     announced = [error for error in errors if error["source"] == "seam" and error["role"] == Role.CONTROLLER]
     lines = [error for error in errors if error["source"] == "log" and error["role"] == Role.CONTROLLER]
     if not announced and not lines:
         return None
-    last = announced[-1] if announced else lines[-1]
+    covering = [line for line in lines if line["stage"] == Stage.CLEANUP]
+    last = (covering or announced or lines)[-1]
     there = [error for error in errors if (error["stage"], error["step"]) == (last["stage"], last["step"])]
     return {**last, "text": headline(last["text"]) or exception_text(lines), "seen_on": there[0]["component"]}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from injection.child import Child, end
-from injection.fault import Ask, Context, Measurement, RefusedError, Undo
+from injection.fault import Ask, Context, Measurement, NotYetError, RefusedError, Undo
 from injection.memory.pressure import TOLERANCE, Pressure
 
 #: How long the proof waits for the co-tenant to have what is free.
@@ -29,7 +29,10 @@ class Device:
         self._ordinal = -1
 
     def arm(self) -> None:
-        """Start the co-tenant; it takes nothing yet. Raises RefusedError where the target has no device that can be shared."""
+        """Start the co-tenant; it takes nothing yet. Raises RefusedError where the target has no device that can be shared.
+
+        The file comes with the worker's engine, some time after the worker has registered.
+        """
         if self._pressure.ballast_bytes:
             raise RefusedError("ballast_mib belongs to where: group; here it follows from headroom_mib")
         config = json.loads((self._ctx.job / "config.json").read_text())
@@ -43,7 +46,7 @@ class Device:
         folder = self._ctx.job / (config["arena_path"] or "arena")
         self._file = str(folder / f"node{rank}")
         if not Path(self._file).exists():
-            raise RefusedError(f"{self._target.component} has no device: there is no file {self._file}")
+            raise NotYetError(f"{self._target.component} has no device: there is no file {self._file}")
         self._tenant = Child("tenant", self._file)
 
     def undo(self) -> Undo:

@@ -263,6 +263,26 @@ def test_one_client_at_a_barrier_keeps_no_other_waiting(scratch: Path, victim: V
     worker.close()
 
 
+def test_what_is_not_there_yet_is_waited_for(scratch: Path, victim: Victim, labs: list[Lab]) -> None:
+    """The file of a shared device comes some time after its worker has registered: then the co-tenant takes what is free."""
+    (scratch / "config.json").write_text(json.dumps({"device": "cpu", "colocated": True, "arena_path": "arena"}))
+    fault = plan_fault("memory-pressure", {"where": "device", "headroom_mib": 4})
+    lab = Lab(scratch, [fault])
+    labs.append(lab)
+    lab.start()
+    register(lab.registry, "train1", victim.who)
+    wait_until(lambda: (scratch / "registry" / "train1.json").exists(), "it has registered")
+    assert not lab.history("armed") and not lab.history("invalid")
+    (scratch / "arena").mkdir()
+    (scratch / "arena" / "node1").write_bytes(bytes(16 << 20))
+    lab.wait_for("armed")
+    seam = Seam(lab.seam)
+    seam.reach("train", 3)
+    assert lab.wait_for("verified")["receipt"]["measured"]["held_bytes"] == 12 << 20
+    assert lab.stop() == 0
+    seam.close()
+
+
 def test_a_pinned_target_keeps_to_one_core_in_the_control_arm_too(scratch: Path, victim: Victim, labs: list[Lab]) -> None:
     """Arming a target that is to be pinned moves all its threads to one core, whatever is done to it later."""
     target = {"type": "process", "component": "train1", "pin": True}

@@ -82,7 +82,7 @@ class Writer:
         self.log("controller", "INFO", f"{stage} done, step: {step}", step, stage)
         self.metric("controller", step, stage, TIMING[stage], "s", took)
         if stage == "rollout":
-            self.metric("controller", step, stage, "batch_size", "count", 128.0)
+            self.metric("controller", step, stage, "batch_samples", "count", 128.0)
             for rank in (0, 1):
                 self.metric(f"rollout{rank}", step, stage, "samples_per_second", "samples/s", self.noise.gauss(60, 3) / slow)
         if fails:

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from report.outcome import PLACE_IN_STEP, errors_of, expected_of, headline, hop_of, invalid_because, stage_at
+from report.outcome import (
+    PLACE_IN_STEP,
+    errors_of,
+    expected_of,
+    final_error,
+    headline,
+    hop_of,
+    invalid_because,
+    stage_at,
+    survival_of,
+)
 from storage.layout import run_paths
 from tasks.outcome import outcome_of
 from tests.report.synthetic import START_S, Synthetic, weight_sync, worker_lost, write_run
@@ -79,8 +89,57 @@ def test_expected_wants_one_error_with_all_parts():
         {"stage": "train", "role": "controller", "text": "x"},
         {"stage": "rollout", "role": "controller", "text": "boom"},
     ]
-    expected = expected_of(plan, errors)
+    expected = expected_of(plan, errors, {})
     assert expected is not None and all(expected["parts"].values()) and not expected["came_true"]
+
+
+def test_a_fault_that_comes_again_is_proved_each_time():
+    """A fault that fired twice must be applied, verified and gone twice."""
+    plan = {"faults": [{"id": "f1", "kind": "process-pause"}]}
+    lines = [{"what": what, "fault_id": "f1"} for what in ("fired", "applied", "verified", "gone")]
+    assert invalid_because(plan, lines * 2) == []
+    once_unproved = [*lines, *(line for line in lines if line["what"] != "verified")]
+    assert invalid_because(plan, once_unproved) == ["fault f1 (process-pause) fired 2 times, but is verified only 1 times"]
+
+
+def test_errors_of_the_cleanup_cover_the_one_that_ended_the_job():
+    """Whoever reads the log from its end meets the cleanup's error first, so that is where it came out."""
+
+    def error(stage: str, source: str, text: str, wall_s: float) -> dict:
+        where = {"component": "controller", "role": "controller", "stage": stage, "step": 5}
+        return {**where, "source": source, "text": text, "wall_s": wall_s}
+
+    oom = error("train", "seam", "TrainEngineError: out of memory", 1.0)
+    covering = error("cleanup", "log", "Error stopping job 7f: Request timeout", 2.0)
+    final = final_error([oom, covering])
+    assert (final["stage"], final["text"]) == ("cleanup", "Error stopping job 7f: Request timeout")
+    assert final_error([oom])["stage"] == "train"
+
+
+@given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 4), st.sampled_from([8.0, 4.0])), max_size=6), st.booleans())
+def test_surviving_takes_every_step_and_every_sample(steps, batches, failed):
+    """It holds exactly when each step was trained once, on the whole batch, and nothing ended the job."""
+    plan = {"job": {"steps": steps, "prompts_per_step": 2, "samples_per_prompt": 4}}
+    rows = [{"step": step, "value": size} for step, size in batches]
+    done = len({step for step, _ in batches})
+    parts = survival_of(plan, done, {"stage": "train"} if failed else None, rows)
+    whole = sorted(batches) == [(step, 8.0) for step in range(steps)]
+    assert all(parts.values()) == (whole and not failed)
+
+
+def test_a_claim_to_survive_is_held_to_the_tables():
+    """An arm that is to survive is as expected only if the controller told a whole batch for every step."""
+    spec = Synthetic(scenario="worker-kill", arm="hardened", kind="process-kill")
+    paths = write_run(spec)
+    plan = json.loads(paths.plan.read_text())
+    plan |= {"expected": {"root": {"stage": "rollout", "component": "train1"}, "survives": True}}
+    plan["job"] |= {"prompts_per_step": 16, "samples_per_prompt": 8}
+    paths.plan.write_text(json.dumps(plan))
+    expected = outcome_of(paths)["expected"]
+    assert expected == {"survives": True, "parts": {"steps": True, "error": True, "samples": True}, "came_true": True}
+    plan["job"] |= {"samples_per_prompt": 9}
+    paths.plan.write_text(json.dumps(plan))
+    assert outcome_of(paths)["expected"]["parts"]["samples"] is False
 
 
 def test_damaged_records_are_named_gaps(tmp_path: Path):
