@@ -1,6 +1,7 @@
-"""A link's connections are cut by a TCP reset, those that stand, idle ones too, and those dialled while it lasts.
+"""A link's connections are cut by a TCP reset, those that stand and those dialled while it lasts.
 
-In the virtual cluster the dialler sees a reset (a refusal where it dials), the server an aborted connection.
+In the virtual cluster the dialler sees a reset (a refusal where it dials), the server an aborted connection. A proxy resets
+those that stand when something flows on them, idle ones not.
 """
 
 from __future__ import annotations
