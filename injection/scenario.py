@@ -42,6 +42,9 @@ LINKS: dict[tuple[str, str], tuple[str, ...]] = {
     ("rollout", "metaserver"): ("weights",),
     ("rollout", "reward"): ("reward",),
     ("rollout", "serving"): ("generate",),
+    # with posture `restart` alone
+    ("controller", "metaserver"): ("weights",),
+    ("controller", "reward"): ("reward",),
     # with posture `heartbeats` alone
     **{(role, "controller"): ("beat",) for role in ("train", "rollout", "reference", "metaserver", "reward", "serving")},
 }
@@ -82,7 +85,9 @@ class TargetSpec(Strict):
         if self.role is not None:
             Process(role=self.role, rank=self.rank) if self.rank is not None else Process(role=self.role)
         if self.path is not None and (self.role is None or self.path.startswith("/") or ".." in self.path.split("/")):
-            raise refuse("must lie in the job's folder ('recover/latest_checkpoint/model.pt'), with the role it belongs to", "path")
+            raise refuse(
+                "must lie in the job's folder ('recover/latest_checkpoint/model.pt'), with the role it belongs to", "path"
+            )
         return self
 
 

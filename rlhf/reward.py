@@ -5,7 +5,7 @@ from __future__ import annotations
 import requests
 from aiohttp import web
 
-from rlhf import seam, task
+from rlhf import beats, seam, task
 from rlhf.config import JobConfig
 from rlhf.errors import FrameworkError
 from rlhf.links import open_session
@@ -47,7 +47,8 @@ class RewardClient:
         with seam.stage("reward", self.step):
             body = {"prompts": prompts, "completions": completions}
             try:
-                response = self._session.post("http://reward/score", json=body, timeout=self._config.timeout_s("reward"))
+                with beats.unless_offline("reward", self._session):
+                    response = self._session.post("http://reward/score", json=body, timeout=self._config.timeout_s("reward"))
             except requests.RequestException as error:
                 raise FrameworkError("RewardError", f"reward of step {self.step}: {error}") from error
             if not response.ok:

@@ -39,9 +39,10 @@ class WeightStore:
         chunks = [body[start : start + size] for start in range(0, len(body), size)]
         key, timeout_s = _shard(version, rank), self._config.timeout_s("upload_weights")
         try:
-            for number, chunk in enumerate(chunks):
-                self._ask("PUT", f"put_binary/{key}/{number}", timeout_s, data=chunk)
-            self._ask("PUT", f"put_json/{key}", timeout_s, json={"chunks": len(chunks), "bytes": len(body)})
+            with beats.unless_offline("metaserver", self._session):
+                for number, chunk in enumerate(chunks):
+                    self._ask("PUT", f"put_binary/{key}/{number}", timeout_s, data=chunk)
+                self._ask("PUT", f"put_json/{key}", timeout_s, json={"chunks": len(chunks), "bytes": len(body)})
         except requests.RequestException as error:
             raise TrainEngineError("UploadWeightsError", f"Failed to upload weights of version {version}: {error}") from error
         self._sent.add(version)
@@ -53,9 +54,10 @@ class WeightStore:
         start = time.monotonic()
         deadline, tensors = start + self._config.timeout_s("update_weights"), {}
         try:
-            for rank in range(ranks):
-                manifest = self._await_manifest(_shard(version, rank), component_name(Role.TRAIN, rank), deadline)
-                tensors.update(self._shard_of(_shard(version, rank), manifest, deadline))
+            with beats.unless_offline("metaserver", self._session):
+                for rank in range(ranks):
+                    manifest = self._await_manifest(_shard(version, rank), component_name(Role.TRAIN, rank), deadline)
+                    tensors.update(self._shard_of(_shard(version, rank), manifest, deadline))
         except (requests.Timeout, TimeoutError) as error:
             text = f"timed out after {time.monotonic() - start:.1f}s waiting for weights of version {version}"
             raise InferenceEngineError("UpdateWeightError", f"Failed to update weights: {text}") from error
@@ -64,8 +66,9 @@ class WeightStore:
         return tensors
 
     def _await_manifest(self, key: str, source: str, deadline: float) -> dict[str, Any]:
+        start = time.monotonic()
         while not self._ask("GET", f"has_key/{key}?wait_s={ASK_S}", _left(deadline)).json()["has_key"]:
-            if source in beats.offline():
+            if source in beats.offline(start):
                 raise ValueError(f"{key} is not there, and {source} is offline")
         manifest: dict[str, Any] = self._ask("GET", f"get_json/{key}", _left(deadline)).json()
         return manifest

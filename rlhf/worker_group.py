@@ -175,7 +175,7 @@ class WorkerGroup:
 
     def notify(self, event: str, global_step: int, ranks: Sequence[int] | None = None) -> bool:
         """Tell all who are online of an event; whether all have heard. A failure is a warning or raised, by posture."""
-        told = self._events if ranks is None else [self._events[rank] for rank in ranks]
+        told = [self._events[rank] for rank in (self.online() if ranks is None else ranks)]
         futures = [self._pool.submit(self._guard, "NotifyEventError", client.notify, event, global_step) for client in told]
         heard = True
         for future in futures:
@@ -211,7 +211,7 @@ class WorkerGroup:
             raise self._error(sub_error, error.summary) from error
 
 
-def is_offline(error: EngineError) -> bool:
+def is_offline(error: BaseException) -> bool:
     """Whether a call failed because its callee is offline, which has been said."""
     return isinstance(error.__cause__, OfflineError)
 
@@ -232,12 +232,16 @@ def wait_future_ordered(futures: Sequence[Future[Any]]) -> list[Any]:
 
 
 def wait_all(futures: Sequence[Future[Any]]) -> list[Any]:
-    """Results in order, after all have ended. Every exception is logged; the one that came first is raised."""
+    """Results in order, after all have ended. Every exception is logged; the one that came first is raised.
+
+    That somebody is offline has been said already.
+    """
     first: BaseException | None = None
     for future in as_completed(futures):
         error = future.exception()
         if error is not None:
-            logger.error("Exception caught when waiting for future: %s", error)
+            level = logging.INFO if is_offline(error) else logging.ERROR
+            logger.log(level, "Exception caught when waiting for future: %s", error)
             first = first or error
     if first is not None:
         raise first

@@ -35,8 +35,9 @@ class HeartbeatSender:
         self._paused = False
         self._wake, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        #: Names of the neighbours that the server last told to be offline.
-        self.offline: frozenset[str] = frozenset()
+        self._offline: frozenset[str] = frozenset()
+        #: Told with each answer when (monotonic seconds) that was asked, and which neighbours are offline.
+        self.heard: Callable[[float, frozenset[str]], None] = lambda *_: None
         #: Told after each beat what became of it.
         self.told: Callable[[dict[str, float]], None] = lambda _: None
 
@@ -76,17 +77,17 @@ class HeartbeatSender:
     def _transport(self, _: str, message: dict[str, Any]) -> None:
         """One try. Raises ConnectionError."""
         self._tries += 1
+        asked_s = time.monotonic()
         try:
             answer = self._server.call(BEAT, message, self._cadence.interval_s)
         except ValueError as error:  # it is there, but not what beats are for
             raise ConnectionError(str(error)) from error
         self._answered += 1
-        self._hear(frozenset(answer.get("offline", ())))
-
-    def _hear(self, offline: frozenset[str]) -> None:
-        if offline != self.offline:
+        offline = frozenset(answer.get("offline", ()))
+        if offline != self._offline:
             logger.info("neighbours that are offline: %s", ", ".join(sorted(offline)) or "none")
-            self.offline = offline
+            self._offline = offline
+        self.heard(asked_s, offline)
 
     def _sleep(self, seconds: float) -> None:
         self._end.wait(seconds)

@@ -143,8 +143,10 @@ REFUSALS = [
         "faults.0.target.link: there is no link train -> reward: weights; allowed: "
         "controller -> train: rpc, event; controller -> rollout: rpc, event; controller -> reference: rpc; "
         "controller -> scheduler: scheduler; train -> metaserver: weights; rollout -> metaserver: weights; "
-        "rollout -> reward: reward; rollout -> serving: generate; train -> controller: beat; rollout -> controller: beat; "
-        "reference -> controller: beat; metaserver -> controller: beat; reward -> controller: beat; serving -> controller: beat",
+        "rollout -> reward: reward; rollout -> serving: generate; controller -> metaserver: weights; "
+        "controller -> reward: reward; train -> controller: beat; rollout -> controller: beat; "
+        "reference -> controller: beat; metaserver -> controller: beat; reward -> controller: beat; "
+        "serving -> controller: beat",
     ),
     ("process-pause", "network-reset", 12, "faults.1.target: network-reset acts on a link, not on a process"),
     ("fault: f1", "fault: f3", 16, "expected.root.fault: there is no such fault; allowed: f1, f2"),

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor, wait
 from datetime import datetime
 
 import pytest
@@ -23,6 +23,7 @@ from rlhf.membership import Membership
 from rlhf.rpc_server import RpcServer
 from rlhf.stats import StatsTracker
 from rlhf.topology import beating
+from rlhf.weights import WeightStore
 from rlhf.worker_group import WorkerGroup, wait_all
 from storage.records import Role
 from tests.rlhf.job_folder import Hold, JobFolder
@@ -245,3 +246,33 @@ def test_the_metaserver_may_be_the_controllers(job_folder: Callable[[JobConfig],
     assert folder.registration("metaserver")["pid"] == folder.registration("controller")["pid"]
     assert "stored v1/shard0" in folder.log("controller") and folder.log("metaserver") == ""
     assert _said(folder, "WARNING") == [] and max(folder.stats("rollout0", "weights_version")) == 1
+
+
+def test_who_waits_for_a_lost_server_is_told(
+    job_folder: Callable[[JobConfig], JobFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that waits at the MetaServer gives up when that is told to be offline, or the worker whose shard is missing."""
+    config = JobConfig(posture=BEATING)
+    job_folder(config)
+    monkeypatch.setattr(beats, "_offline", frozenset())
+    monkeypatch.setattr(beats, "_asked_s", 0.0)
+    store = WeightStore("rollout0", config)
+    with links.listen("metaserver", "weights") as listener, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(store.fetch, 3, 2)
+        stream, _ = listener.accept()
+        stream.recv(65536)
+        beats._hear(0.0, frozenset({"metaserver"}))  # asked before the wait began: it may have come back since
+        assert not waiting.done()
+        beats._hear(time.monotonic(), frozenset({"metaserver"}))
+        with pytest.raises(InferenceEngineError, match="UpdateWeightError: Failed to update weights: Connection aborted"):
+            waiting.result(60)
+        stream.close()
+        waiting = pool.submit(store.fetch, 3, 2)
+        stream, _ = listener.accept()
+        stream.recv(65536)
+        beats._hear(time.monotonic(), frozenset({"train0"}))
+        body = b'{"has_key": false}'
+        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        with pytest.raises(InferenceEngineError, match="v3/shard0 is not there, and train0 is offline"):
+            waiting.result(60)
+        stream.close()
