@@ -89,7 +89,8 @@ def _error(row: Record, stage: str, step: int, text: str, source: str) -> Record
 def final_error(errors: Sequence[Record]) -> Record | None:
     """How the controller ended: the stage its last announced error names, and the text of the exception that ended it.
 
-    Errors of the cleanup cover that one: whoever reads the log from its end meets them first.
+    Errors of the cleanup cover that one, for whoever reads the log from its end meets them first; unless the last of them names
+    it again.
     ``seen_on`` is the component with the first error in that stage and step: who told the controller.
     """
     announced = [error for error in errors if error["source"] == "seam" and error["role"] == Role.CONTROLLER]
@@ -97,6 +98,8 @@ def final_error(errors: Sequence[Record]) -> Record | None:
     if not announced and not lines:
         return None
     covering = [line for line in lines if line["stage"] == Stage.CLEANUP]
+    if announced and covering and headline(announced[-1]["text"]) in covering[-1]["text"]:
+        covering = []
     last = (covering or announced or lines)[-1]
     there = [error for error in errors if (error["stage"], error["step"]) == (last["stage"], last["step"])]
     return {**last, "text": headline(last["text"]) or exception_text(lines), "seen_on": there[0]["component"]}

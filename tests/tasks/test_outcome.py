@@ -114,6 +114,8 @@ def test_errors_of_the_cleanup_cover_the_one_that_ended_the_job():
     final = final_error([oom, covering])
     assert (final["stage"], final["text"]) == ("cleanup", "Error stopping job 7f: Request timeout")
     assert final_error([oom])["stage"] == "train"
+    named_again = error("cleanup", "log", "First cause: TrainEngineError: out of memory", 3.0)
+    assert final_error([oom, covering, named_again])["stage"] == "train"
 
 
 @given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 4), st.sampled_from([8.0, 4.0])), max_size=6), st.booleans())
