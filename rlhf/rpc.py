@@ -49,8 +49,8 @@ class OfflineError(RpcError):
     """The callee is offline: it is not called, or not waited for any longer."""
 
 
-class _NotSentError(Exception):
-    """The callee has not seen a whole request, so it may be sent again."""
+class _AgainError(Exception):
+    """It may be sent again: the callee has not seen a whole request, or hears of an event twice, which is as good as once."""
 
 
 class RpcClient:
@@ -132,10 +132,10 @@ class RpcClient:
         try:
             with self._turn:
                 reply = nominal.scaled(self._config.time_scale).call(
-                    lambda: self._send(path, name, body, request_id, timeout_s), (_NotSentError,), before_wait=told
+                    lambda: self._send(path, name, body, request_id, timeout_s), (_AgainError,), before_wait=told
                 )
             failed = 0
-        except _NotSentError as error:
+        except _AgainError as error:
             raise self._given_up(path, name, error, request_id) from error
         else:
             return reply
@@ -161,7 +161,7 @@ class RpcClient:
         return RpcError(self.component, name, f"{text}: {error}")
 
     def _send(self, path: str, name: str, body: bytes, request_id: str, timeout_s: float) -> Reply:
-        """One try. Raises _NotSentError when it may be repeated, RpcError when not."""
+        """One try. Raises _AgainError when it may be repeated, RpcError when not."""
         if away := self.absence():
             raise self._offline(name, request_id, away)
         try:
@@ -169,11 +169,13 @@ class RpcClient:
             url = f"http://{self.component}{path}"
             response = self._session.post(url, data=body, headers=headers, timeout=timeout_s)
         except requests.ConnectTimeout as error:
-            raise _NotSentError(f"Connect timeout for {self._url(path)}.") from error
+            raise _AgainError(f"Connect timeout for {self._url(path)}.") from error
         except requests.ConnectionError as error:
             reason = getattr(error.args[0], "reason", None) if error.args else None
             if reason is not None:  # only a connection that was never made carries a reason
-                raise _NotSentError(f"Connection error for {self._url(path)}: {reason}.") from error
+                raise _AgainError(f"Connection error for {self._url(path)}: {reason}.") from error
+            if path == EVENT and self._config.posture.acked_events:
+                raise _AgainError(f"Connection lost for {self._url(path)}: {error}.") from error
             self._lost(f"Connection lost: {error}")
             raise self._final(name, request_id, f"Connection lost: {error}") from error
         except requests.Timeout as error:
@@ -184,7 +186,7 @@ class RpcClient:
 
     def _read(self, name: str, request_id: str, response: requests.Response) -> Reply:
         if response.status_code == requests.codes.request_timeout:
-            raise _NotSentError(f"HTTP error: 408 - {response.text}.")
+            raise _AgainError(f"HTTP error: 408 - {response.text}.")
         if response.status_code != requests.codes.ok:
             logger.error("Non-retryable HTTP error: %d - %s request_id=%s", response.status_code, response.text, request_id)
             raise RpcError(self.component, name, f"HTTP {response.status_code}: {response.text}", response.status_code)

@@ -7,16 +7,18 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, ThreadPoolExecutor, wait
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from rlhf import beats, links
+from rlhf import beats, links, wire
 from rlhf.config import FLOORS_S, JobConfig, Posture, Timeouts
 from rlhf.errors import FrameworkError, InferenceEngineError, TrainEngineError
 from rlhf.membership import Membership
@@ -276,3 +278,40 @@ def test_who_waits_for_a_lost_server_is_told(
         with pytest.raises(InferenceEngineError, match="v3/shard0 is not there, and train0 is offline"):
             waiting.result(60)
         stream.close()
+
+
+@pytest.mark.parametrize(("acked", "breaks", "asked", "heard"), [(False, 1, 1, False), (True, 2, 3, True), (True, 3, 3, False)])
+def test_a_message_is_sent_three_times_and_then_the_neighbour_is_offline(
+    acked: bool, breaks: int, asked: int, heard: bool, job_folder: Callable[[JobConfig], JobFolder], tmp_path: Path
+) -> None:
+    """An event whose connection breaks is lost with one warning in the legacy posture; with acknowledgements and `grpc_send` it
+    is sent three times, and who has not heard it then is offline, and skipped, until its next beat."""
+    posture = Posture(retry="grpc_send", acked_events=acked, heartbeats=True)
+    config = JobConfig(rollout_workers=1, posture=posture)
+    job_folder(config)
+    connections: list[int] = []
+
+    def serve(listener: socket.socket) -> None:
+        while len(connections) < asked:
+            stream, _ = listener.accept()
+            connections.append(1)
+            stream.recv(65536)
+            if len(connections) > breaks:
+                body = wire.encode({"acknowledged": {"event": "rollout_start", "global_step": 3}}, {})
+                stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            stream.close()
+
+    with StatsTracker(tmp_path / "controller.jsonl", "controller") as stats, links.listen("rollout0", "event") as listener:
+        members = Membership(config, stats)
+        members.begin(beating(config))
+        group = WorkerGroup(Role.ROLLOUT, config, stats, InferenceEngineError)
+        group.heed(members)
+        serving = threading.Thread(target=serve, args=(listener,), daemon=True)
+        serving.start()
+        group.notify("rollout_start", 3)
+        serving.join(60)
+        assert len(connections) == asked
+        assert (group.online() == [0]) == heard
+        members._detector.beat("rollout0")
+        assert group.online() == [0]
+        members.close()
