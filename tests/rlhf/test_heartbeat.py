@@ -201,6 +201,21 @@ def test_beats_travel_over_grpc() -> None:
         server.stop(None).wait(60)
 
 
+def test_a_process_that_computes_beats() -> None:
+    """Beats come from a thread of their own: who computes without a pause is busy, not silent."""
+    detector = FailureDetector(Cadence(0.05, 30.0))
+    server, address = serve_heartbeats("127.0.0.1:0", detector)
+    sender = _sender("train0", address, Cadence(0.05, 30.0))
+    sender.start()
+    heard, end = 0, time.monotonic() + 60.0
+    while heard < 5 and time.monotonic() < end:
+        assert sum(number * number for number in range(100_000)) > 0
+        heard += sum(seen.beats for seen in detector.sightings())
+    assert heard >= 5
+    sender.stop()
+    server.stop(None).wait(60)
+
+
 def test_the_standard_health_service_stands_beside_the_beat() -> None:
     """grpc.health.v1 says SERVING while the server runs, to gRPC's own client too; nonsense is refused with a sentence."""
     detector = FailureDetector(NOMINAL)
