@@ -9,6 +9,7 @@ from typing import Any
 
 from report.case import Case
 from report.contrast import Contrast, contrasts
+from report.mitigation import Mitigation
 from report.movement import CANNOT_TELL, MOVED, OUTSIDE, Band, Movement, absent, movements, outside_share
 from report.sample import Key
 from report.sampled import measured
@@ -54,6 +55,7 @@ class Comparison:
     baselines: tuple[str, ...]
     runs: list[RunComparison]
     pairs: list[Contrasted]
+    mitigations: list[Mitigation]
     gaps: list[str]
 
     def to_dict(self) -> dict[str, Any]:

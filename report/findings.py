@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from report.case import Case
 from report.comparison import RunComparison, count
+from report.mitigation import HARMS, HELPS, Mitigation
 from report.movement import MOVED, Movement
 from report.sample import Key
 from report.series import Choice
@@ -133,6 +134,21 @@ def stage_times_finding(comparison: RunComparison | None) -> str:
     if not names:
         return "No stage time left its healthy interval."
     return f"{count(len(names), 'stage time')} left the healthy interval, {len(sure)} of them beyond the multiplicity."
+
+
+def mitigation_finding(found: Sequence[Mitigation]) -> str:
+    """Where a posture helped beyond doubt."""
+    helped = sorted({(one.posture, one.scenario) for one in found for effect in one.effects if effect.verdict == HELPS})
+    harmed = sorted({(one.posture, one.scenario) for one in found for effect in one.effects if effect.verdict == HARMS})
+    if not helped and not harmed:
+        pairs = sum(len(one.seeds) for one in found)
+        return f"Whether a posture helps cannot be told from {count(pairs, 'pair')} of runs."
+    parts = [
+        f"{word} in {', '.join(f'{scenario} ({posture})' for posture, scenario in where)}"
+        for word, where in (("helped", helped), ("harmed", harmed))
+        if where
+    ]
+    return f"Mitigations {'; '.join(parts)}."
 
 
 def diagnosis_finding(verdicts: Sequence[Verdict]) -> str:

@@ -66,6 +66,7 @@ def render(name: str, cases: Sequence[Case], comparison: Comparison, bands: Mapp
         sections=[section(case, comparison, bands.get(case.run_id, {})) for case in cases if told(case)],
         told={case.run_id for case in cases if told(case)},
         standings=standings(cases),
+        mitigation_finding=findings.mitigation_finding(comparison.mitigations),
         diagnosis_finding=findings.diagnosis_finding(answers),
         confusions=confusions(cases),
         quiet=[run for run in comparison.runs if run.run_id in {case.run_id for case in cases if not case.faulty}],

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from report.case import Case
 from report.comparison import Comparison, RunComparison, compare_case, contrast_cases, measured_from
+from report.mitigation import mitigations
 from report.sampled import stage_means
 from storage.bands import Band, band, baseline_bands
 from storage.catalogue import run_ids_here
@@ -55,9 +56,18 @@ def compare_cases(chosen: Sequence[Case], known: Sequence[Case], baseline_ids: S
     gaps = [f"{case.name} ({case.run_id}): {gap}" for case in chosen for gap in case.outcome["gaps"]]
     gaps += [f"{run.name} ({run.run_id}): {gap}" for run in runs for gap in [*_thin(run), *run.gaps]]
     used = tuple(sorted({run_id for run in runs for run_id in run.baselines}))
-    found = [(case, control_of(case, known)) for case in chosen]
-    pairs = [contrast_cases(case, _measured(control), warmup_of(case)) for case, control in found if control]
-    return Comparison(used, runs, pairs, gaps if chosen else ["no run to compare"])
+    found = [(case, _measured(control)) for case in chosen if (control := control_of(case, known))]
+    pairs = [contrast_cases(case, control, warmup_of(case)) for case, control in found]
+    gaps += [f"{case.name}: {gap}" for case in chosen if (gap := _stand_in(case, runs, known))]
+    helped = mitigations([*chosen, *(control for _, control in found)])
+    return Comparison(used, runs, pairs, helped, gaps if chosen else ["no run to compare"])
+
+
+def _stand_in(case: Case, runs: Sequence[RunComparison], known: Sequence[Case]) -> str:
+    """Said of a run whose bands come from healthy runs in another posture."""
+    used = {run_id for run in runs if run.run_id == case.run_id for run_id in run.baselines}
+    postures = sorted({str(one.plan.get("posture")) for one in known if one.run_id in used} - {str(case.plan.get("posture"))})
+    return f"its bands are those of healthy jobs in the posture {', '.join(postures)}" if postures else ""
 
 
 def bands_of(comparison: Comparison, cases: Sequence[Case]) -> dict[str, Bands]:
@@ -74,12 +84,16 @@ def _measured(case: Case) -> Case:
 def baselines_for(case: Case, known: Sequence[Case], baseline_ids: Sequence[str] | None) -> tuple[str, ...]:
     """The runs that stand for normal: those given, or all healthy ones of the same workload. Never the run itself.
 
+    Where there is none in the same posture, those in another stand for it.
+
     Control arms of fault scenarios are kept out of it while there are two runs of scenarios that hold no fault at all.
     """
     if baseline_ids is not None:
         return tuple(run_id for run_id in baseline_ids if run_id != case.run_id)
     with_fault = {one.outcome["scenario"] for one in known if one.faulty}
-    alike = [one for one in known if one.healthy and workload_key(one) == workload_key(case) and one.run_id != case.run_id]
+    healthy = [one for one in known if one.healthy and one.run_id != case.run_id]
+    alike = [one for one in healthy if workload_key(one) == workload_key(case)]
+    alike = alike or [one for one in healthy if without_posture(one) == without_posture(case)]
     quiet = [one for one in alike if one.outcome["scenario"] not in with_fault]
     return tuple(sorted(one.run_id for one in (quiet if len(quiet) > 1 else alike)))
 
@@ -89,13 +103,20 @@ def workload_key(case: Case) -> str:
     return json.dumps(case.workload, sort_keys=True, default=str)
 
 
+def without_posture(case: Case) -> str:
+    """Equal for runs that differ in their posture at most."""
+    workload = dict(case.workload)
+    return json.dumps(workload | {"job": {**workload["job"], "posture": {}}}, sort_keys=True, default=str)
+
+
 def control_of(case: Case, known: Sequence[Case]) -> Case | None:
-    """The control arm of the same scenario, seed and workload."""
+    """The control arm of the same scenario, seed and workload; in the same posture, if there is one."""
     if not case.faulty:
         return None
     same = (case.outcome["scenario"], case.outcome["seed"])
     alike = [one for one in known if not one.faulty and (one.outcome["scenario"], one.outcome["seed"]) == same]
-    return next((one for one in alike if workload_key(one) == workload_key(case)), None)
+    same_posture = (one for one in alike if workload_key(one) == workload_key(case))
+    return next(same_posture, next((one for one in alike if without_posture(one) == without_posture(case)), None))
 
 
 def warmup_of(case: Case) -> int:

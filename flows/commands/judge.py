@@ -12,6 +12,7 @@ runs_argument = click.argument("run_ids", metavar="RUN...", nargs=-1)
 
 #: What `compare` prints of each run: the strongest movements; the page has all.
 MOVED_ROWS = 10
+EFFECT_COLUMNS = ["measure", "n", "with", "without", "difference", ""]
 MOVED_COLUMNS = ["stage", "metric", "component", "step", "value", "healthy", "n", "change", "ratio", "q"]
 
 
@@ -34,10 +35,31 @@ def compare(run_ids: tuple[str, ...], baselines: tuple[str, ...], name: str, as_
         click.echo(f"{one.run_id}  {one.name}: {one.root_to_error}; {moved}")
         if one.moved:
             print_table([_moved_row(movement) for movement in one.moved[:MOVED_ROWS]], MOVED_COLUMNS, "")
+    for mitigation in found.mitigations:
+        seeds = ", ".join(map(str, mitigation.seeds))
+        click.echo(f"{mitigation.scenario}: {mitigation.posture} against legacy, seeds {seeds}")
+        print_table([_effect_row(effect) for effect in mitigation.effects], EFFECT_COLUMNS, "")
+        for quality in mitigation.qualities:
+            kept = "within" if quality.kept else "NOT within"
+            control = f"{quality.control_exact:.3f} [{quality.control_lo:.3f}, {quality.control_hi:.3f}]"
+            click.echo(f"  seed {quality.seed}: final exact match {quality.final_exact:.3f}, {kept} its control's {control}")
     for gap in found.gaps:
         click.echo(f"note: {gap}")
     if found.runs:
         click.echo(f"report: {write_report([*found.baselines, *(one.run_id for one in found.runs)], name)}")
+
+
+def _effect_row(effect: Any) -> dict[str, Any]:
+    """One measure with the mitigation and without, and the 95 % interval of the difference."""
+    interval = f" [{effect.lo:+.3g}, {effect.hi:+.3g}]" if effect.lo is not None else ""
+    means = {"with": f"{effect.mean:.3g}", "without": f"{effect.mean_reference:.3g}"}
+    return {
+        "measure": effect.measure,
+        "n": effect.n,
+        **means,
+        "difference": f"{effect.difference:+.3g}{interval}",
+        "": effect.verdict,
+    }
 
 
 def _moved_row(movement: Any) -> dict[str, Any]:
