@@ -91,13 +91,15 @@ class Posture:
     atomic_checkpoint: bool = False
     """checkpoints are durable before they are visible and verified before use; the last good one is never removed first"""
     stage_deadline: bool = False
-    """calls of workers are given up at a bound learned from how long they took, if that is shorter than their time-out"""
+    """calls of workers are given up at a bound learned from how long they took, if that is shorter than their time-out; an
+    upload is given up by who uploads"""
     restart: bool = False
     """processes that are lost are started again, train workers in their last good state, and what failed is done once more"""
     first_cause: bool = False
-    """errors of the cleanup are warnings and notes; the cause is the last error told"""
+    """errors of the cleanup are warnings and notes; the cause is the last error told, and not who waited in vain for it"""
     acked_events: bool = False
-    """an event has succeeded when its receiver names it and its step in the answer; one that is overtaken is not obeyed"""
+    """an event has succeeded when its receiver names it and its step in the answer; without an answer it is told again, and one
+    that is overtaken is not obeyed"""
     heartbeats: bool = False
     """workers beat to the controller; one that is silent is offline: skipped, and not waited for, until it is heard again"""
     metaserver: str = "process"

@@ -21,7 +21,7 @@ from rlhf.revival import Revival
 from rlhf.rollout_controller import RolloutController
 from rlhf.stats import StatsTracker
 from rlhf.train_controller import TrainController
-from rlhf.worker_group import WorkerGroup, wait_all
+from rlhf.worker_group import WorkerGroup, wait_all, wait_causes
 
 if TYPE_CHECKING:
     from rlhf.membership import Membership
@@ -108,10 +108,17 @@ class Controller:
         return self.revival.survive(again)
 
     def _update_weights(self, step: int) -> None:
-        """Through the store uploads and updates at once, through the disk one after the other; the first failure is raised."""
+        """Through the store uploads and updates at once, through the disk one after the other.
+
+        Raises the first failure or, where the first cause is told, that of an upload before that of who waited for it.
+        """
         logger.info("start to update weight, step: %d, epoch: %d", step, EPOCH)
         if self._config.weight_sync == "metaserver":
-            wait_all([*self.train.upload_weights(step), *self.rollout.update_weights(step)])
+            uploads, updates = self.train.upload_weights(step), self.rollout.update_weights(step)
+            if self._config.posture.first_cause:
+                wait_causes(uploads, updates)
+            else:
+                wait_all([*uploads, *updates])
             logger.info("meta_server update weight succeeded (parallel), step: %d, epoch: %d", step, EPOCH)
         else:
             wait_all(self.train.upload_weights(step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import shutil
 from pathlib import Path
@@ -28,8 +29,8 @@ class DiskWeights:
         self._shards, self._recover = job_dir / "weights", job_dir / "recover"
         self._config = config
 
-    def publish(self, tensors: dict[str, Tensor], rank: int, version: int) -> int:
-        """Write a shard; returns bytes. Raises TrainEngineError (UploadWeightsError)."""
+    def publish(self, tensors: dict[str, Tensor], rank: int, version: int, _: float = math.inf) -> int:
+        """Write a shard; returns bytes. A write has no deadline. Raises TrainEngineError (UploadWeightsError)."""
         if self._config.disk_source == "latest":
             return 0
         path = self._shard(version, rank)

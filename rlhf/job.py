@@ -47,11 +47,11 @@ def run(job_dir: Path) -> None:
             if config.posture.restart:
                 hands = (*controller.hands, Services(config))
                 controller.revival = Revival(scheduler, hands, RestartSettings.from_environment(), stats)
-                scheduler.restarted = members.expect if members is not None else scheduler.restarted
             with stats.record_timing("init", "init"), seam.stage("init", -1):
                 start(config, scheduler, controller)
             if members is not None:
                 members.begin(beating(config))
+                scheduler.restarted = members.expect
                 controller.heed(members)
             controller.run()
         except Exception as error:

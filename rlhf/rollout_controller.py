@@ -18,6 +18,7 @@ from storage.records import Role
 
 logger = logging.getLogger(__name__)
 
+UPDATES = {"metaserver": "update_weights", "disk": "update_weights_from_disk"}
 Shares = Sequence[dict[str, Tensor]]
 
 
@@ -46,7 +47,11 @@ class RolloutController:
         return []
 
     def renew(self, restarted: set[str]) -> None:
-        """Make the engines of workers that were started again. They have no weights but the initial ones."""
+        """Make the engines of workers that were started again. They have no weights but the initial ones.
+
+        Nor has a service that samples in their place.
+        """
+        self.unfed |= Role.SERVING in restarted
         if ranks := self.group.ranks_of(restarted):
             self.unfed = True
             self.group.hang_up(ranks)
@@ -56,15 +61,17 @@ class RolloutController:
     def update_weights(self, version: int) -> list[Future[Reply]]:
         """Begin the wait for the weights of all who are to sample; their own deadline is shorter than this call's."""
         ranks = self.group.online()
-        futures = self.group.call(*self._update_call(), ranks=ranks, offline="skip", version=version)
+        futures = self._begin_update(ranks, version)
         self._updates = dict(zip(ranks, futures, strict=True))
         return futures
 
-    def _update_call(self) -> tuple[str, str, float]:
-        """Method, sub-error and time-out."""
-        timeout_s = self._config.timeout_s("update_weights") + self._config.timeout_s("rpc_grace")
-        method = "update_weights" if self._config.weight_sync == "metaserver" else "update_weights_from_disk"
-        return method, "UpdateWeightError", timeout_s
+    def _begin_update(self, ranks: Sequence[int], version: int) -> list[Future[Reply]]:
+        timeout_s, grace_s = self._config.timeout_s("update_weights"), self._config.timeout_s("rpc_grace")
+        call = (
+            "update_weights" if self._config.weight_sync == "metaserver" else "update_weights_from_disk",
+            "UpdateWeightError",
+        )
+        return self.group.call(*call, timeout_s, ranks=ranks, offline="skip", grace_s=grace_s, version=version)
 
     def rollout(self, prompts: DistributedBatchMemory, step: int) -> DistributedBatchMemory:
         """Samples of all prompts. A worker that fails costs its share, or the step, as the posture says."""
@@ -101,7 +108,7 @@ class RolloutController:
     def _catch_up(self, rank: int, step: int) -> None:
         """Have a worker that was away take the weights, and the event, that it missed."""
         self.group.notify("rollout_start", step, [rank])
-        [update] = self.group.call(*self._update_call(), ranks=[rank], offline="skip", version=step)
+        [update] = self._begin_update([rank], step)
         if error := update.exception():
             logger.warning("%s cannot take the weights of step %d and does not sample: %s", self.group.names[rank], step, error)
         self._updates[rank] = update

@@ -27,6 +27,9 @@ REQUEST_ID = "X-Request-Id"
 #: For a worker's process to come up: one try and sixty more, ten seconds apart.
 CREATION = RetryPolicy(attempts=61, base_s=10.0, factor=1.0)
 
+#: How often an acknowledged event is told before its receiver is taken for deaf.
+EVENT_TRIES = 3
+
 Reply = tuple[dict[str, Any], dict[str, Tensor]]
 
 
@@ -78,12 +81,23 @@ class RpcClient:
         return self._call(CALL, method, {"method": method, "arguments": arguments}, tensors or {}, timeout_s)
 
     def notify(self, event: str, global_step: int) -> None:
-        """Tell of an event. Raises RpcError; with acknowledged events also when the answer is not of this event and step."""
-        told = {"event": event, "global_step": global_step}
+        """Tell of an event. Raises RpcError.
+
+        Acknowledged events are told again when there was no answer in time, which does no harm: to ask for a device twice is to
+        ask for it. It is an error when the answer is not of this event and step.
+        """
+        acked, told = self._config.posture.acked_events, {"event": event, "global_step": global_step}
         self._events += 1
         meta = {**told, "number": self._events}
-        heard, _ = self._call(EVENT, event, meta, {}, self._config.timeout_s("event"))
-        if self._config.posture.acked_events and heard.get("acknowledged") != told:
+        for left in reversed(range(EVENT_TRIES if acked else 1)):
+            try:
+                heard, _ = self._call(EVENT, event, meta, {}, self._config.timeout_s("event"))
+                break
+            except RpcError as error:
+                if not (left and isinstance(error.__cause__, requests.Timeout)):
+                    raise
+                logger.warning("event %s of step %d is told again: %s", event, global_step, error)
+        if acked and heard.get("acknowledged") != told:
             raise RpcError(self.component, event, f"event {event} of step {global_step} is not acknowledged: {heard}")
 
     def healthy(self) -> bool:

@@ -8,7 +8,7 @@ import requests
 
 from rlhf.config import JobConfig
 from rlhf.links import open_session
-from rlhf.topology import SERVICES
+from rlhf.topology import services
 
 HEALTH = {"metaserver": "v1/health", "reward": "health"}
 
@@ -18,7 +18,7 @@ class Services:
 
     def __init__(self, config: JobConfig):
         self._timeout_s = config.timeout_s("health")
-        self._sessions = {name: open_session("controller", name, purpose) for name, purpose in SERVICES.items()}
+        self._sessions = {name: open_session("controller", name, purpose) for name, purpose in services(config).items()}
 
     def lost(self) -> list[str]:
         """Names of those that do not say that they are healthy."""

@@ -37,9 +37,6 @@ PURPOSES = {
     Role.REFERENCE: ("rpc",),
 }
 
-#: What has no engine, and what is spoken there. Who may have them started again asks them how they are.
-SERVICES = {"metaserver": "weights", "reward": "reward"}
-
 
 def ranked(config: JobConfig, role: Role) -> list[str]:
     """The components of a ranked role, by rank."""
@@ -78,6 +75,14 @@ def beating(config: JobConfig) -> list[str]:
     return [name for name in components(config) if name not in silent]
 
 
+def services(config: JobConfig) -> dict[str, str]:
+    """Processes without an engine that are started again when they are lost, and what the controller asks them by."""
+    found = {"metaserver": "weights", "reward": "reward"} if config.posture.restart else {}
+    return {
+        name: purpose for name, purpose in found.items() if (name, config.posture.metaserver) != ("metaserver", "controller")
+    }
+
+
 def default_port(component: str) -> int:
     """The port of a component that has an address of its own."""
     role, rank = role_and_rank(component)
@@ -94,7 +99,7 @@ def links(config: JobConfig) -> list[tuple[str, str, str]]:
         *[(name, "metaserver", "weights") for name in trains + rollouts],
         *[(name, "reward", "reward") for name in rollouts],
         *[(name, "serving", "generate") for name in rollouts if config.rollout_engine == "served"],
-        *[("controller", name, purpose) for name, purpose in SERVICES.items() if config.posture.restart],
+        *[("controller", name, purpose) for name, purpose in services(config).items()],
         *[(name, "controller", "beat") for name in beating(config)],
     ]
 

@@ -70,8 +70,8 @@ class TrainController:
 
     def upload_weights(self, version: int) -> list[Future[Reply]]:
         """Begin the upload of every rank's shard."""
-        timeout_s = self._config.timeout_s("upload_weights") + self._config.timeout_s("rpc_grace")
-        return self.group.call("upload_weights", "UploadWeightsError", timeout_s, version=version)
+        timeout_s, grace_s = self._config.timeout_s("upload_weights"), self._config.timeout_s("rpc_grace")
+        return self.group.call("upload_weights", "UploadWeightsError", timeout_s, grace_s=grace_s, version=version)
 
     def train_distributed_batch(self, batch: DistributedBatchMemory, step: int) -> dict[str, float]:
         """One training step over all ranks. The groups are those of the plan: a batch of another size is refused here."""

@@ -6,6 +6,7 @@ A key carries the version. The store never evicts, so who uploads version v dele
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -31,28 +32,34 @@ class WeightStore:
     def __init__(self, component: str, config: JobConfig):
         self._config = config
         self._session = open_session(component, "metaserver", "weights")
-        self._sent: set[int] = set()
 
-    def publish(self, tensors: dict[str, Tensor], rank: int, version: int) -> int:
-        """Put a shard, chunk after chunk, then its manifest; returns bytes. Raises TrainEngineError (UploadWeightsError)."""
+    def publish(self, tensors: dict[str, Tensor], rank: int, version: int, within_s: float = math.inf) -> int:
+        """Put a shard, chunk after chunk, then its manifest; returns bytes. Raises TrainEngineError (UploadWeightsError).
+
+        Without `within_s` nothing bounds the whole: a link that moves a little now and then trips no time-out of a socket.
+        """
+        start, put = time.monotonic(), 0
         body, size = wire.encode({"rank": rank, "version": version}, tensors), self._config.upload_chunk_bytes
         chunks = [body[start : start + size] for start in range(0, len(body), size)]
-        key, timeout_s = _shard(version, rank), self._config.timeout_s("upload_weights")
+        key = _shard(version, rank)
         try:
             with beats.unless_offline("metaserver", self._session):
-                for number, chunk in enumerate(chunks):
-                    self._ask("PUT", f"put_binary/{key}/{number}", timeout_s, data=chunk)
-                self._ask("PUT", f"put_json/{key}", timeout_s, json={"chunks": len(chunks), "bytes": len(body)})
+                while put < len(chunks):
+                    self._put(f"put_binary/{key}/{put}", start + within_s, data=chunks[put])
+                    put += 1
+                self._put(f"put_json/{key}", start + within_s, json={"chunks": len(chunks), "bytes": len(body)})
+        except (requests.Timeout, TimeoutError) as error:
+            text = f"gave up after {time.monotonic() - start:.1f}s, {put} of {len(chunks)} chunks are there"
+            raise TrainEngineError("UploadWeightsError", f"Failed to upload weights of version {version}: {text}") from error
         except requests.RequestException as error:
             raise TrainEngineError("UploadWeightsError", f"Failed to upload weights of version {version}: {error}") from error
-        self._sent.add(version)
         self._forget(rank, version - KEPT_VERSIONS)
         return len(body)
 
-    def fetch(self, version: int, ranks: int) -> dict[str, Tensor]:
+    def fetch(self, version: int, ranks: int, within_s: float = 0.0) -> dict[str, Tensor]:
         """The complete weights of a version. Raises InferenceEngineError (UpdateWeightError) at the worker's own deadline."""
         start = time.monotonic()
-        deadline, tensors = start + self._config.timeout_s("update_weights"), {}
+        deadline, tensors = start + (within_s or self._config.timeout_s("update_weights")), {}
         try:
             with beats.unless_offline("metaserver", self._session):
                 for rank in range(ranks):
@@ -81,14 +88,19 @@ class WeightStore:
         return wire.decode(body)[1]
 
     def _forget(self, rank: int, version: int) -> None:
-        """Delete what was put of an old version. If that fails it costs memory there, not this step."""
-        if version not in self._sent:
-            return
-        self._sent.discard(version)
+        """Delete what was put of an old version, by this process or one before it; a new store has nothing of it.
+
+        If that fails it costs memory there, not this step.
+        """
+        url, timeout_s = f"http://metaserver/v1/delete/{_shard(version, rank)}", self._config.timeout_s("upload_weights")
         try:
-            self._ask("DELETE", f"delete/{_shard(version, rank)}", self._config.timeout_s("upload_weights"))
+            if version >= 0:
+                self._session.delete(url, timeout=timeout_s)
         except requests.RequestException as error:
             logger.warning("weights of version %d are left in the store: %s", version, error)
+
+    def _put(self, path: str, deadline: float, **content: Any) -> None:
+        self._ask("PUT", path, min(self._config.timeout_s("upload_weights"), _left(deadline)), **content)
 
     def _ask(self, method: str, path: str, timeout_s: float, **content: Any) -> requests.Response:
         response = self._session.request(method, f"http://metaserver/v1/{path}", timeout=timeout_s, **content)

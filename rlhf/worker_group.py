@@ -86,22 +86,28 @@ class WorkerGroup:
         shares: Sequence[dict[str, Tensor]] = (),
         ranks: Sequence[int] | None = None,
         offline: Offline = "raise",
+        grace_s: float = 0.0,
         **arguments: Any,
     ) -> list[Future[Reply]]:
         """Begin a call of every worker, or of those of ``ranks``, each with its own share of tensors; futures in their order.
 
         A worker that is or goes offline: "raise" its error; "skip" it, its reply is empty; "move" its share to another. Where
         the lost are started again it is always the first, and nothing waits for them to come back by themselves.
+        With ``grace_s`` the worker keeps its own time, and is waited for so much longer: its verdict comes first. It knows how
+        long it has from its configuration; where that is learned, it is told (`within_s`).
         """
         self.wait_for_enough()
         restart = self.config.posture.restart
         called = range(len(self.names)) if ranks is None else ranks
         given = list(shares) or [{} for _ in called]
         limit_s = self._limit_s(method, timeout_s)
+        if grace_s and self.config.posture.stage_deadline:
+            arguments["within_s"] = limit_s
         move = partial(self._call_or_move, called)
         how: dict[Offline, Callable[..., Reply]] = {"raise": self._timed_call, "skip": self._call_or_skip, "move": move}
+        begin, wait_s = how["raise" if restart else offline], limit_s + grace_s
         return [
-            self._pool.submit(how["raise" if restart else offline], rank, sub_error, method, limit_s, tensors, arguments)
+            self._pool.submit(begin, rank, sub_error, method, wait_s, tensors, arguments)
             for rank, tensors in zip(called, given, strict=True)
         ]
 
@@ -229,6 +235,15 @@ def wait_future_ordered(futures: Sequence[Future[Any]]) -> list[Any]:
             logger.error("Exception caught when waiting for future: %s", error)  # noqa: TRY400 - one line, as the trainer has it
             os.kill(os.getpid(), signal.SIGTERM)
     return results
+
+
+def wait_causes(causes: Sequence[Future[Any]], consequences: Sequence[Future[Any]]) -> None:
+    """Wait for all. Where both fail the first of `causes` is raised: who waits for another has failed for want of it."""
+    try:
+        wait_all([*causes, *consequences])
+    except EngineError as error:
+        first = next(filter(None, (future.exception() for future in causes)), error)
+        raise first from first.__cause__
 
 
 def wait_all(futures: Sequence[Future[Any]]) -> list[Any]:

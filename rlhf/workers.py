@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -61,10 +62,10 @@ class TrainWorker:
         """An event of the controller."""
         self._device.hear(event)
 
-    def upload_weights(self, _: Tensors, version: int) -> Reply:
+    def upload_weights(self, _: Tensors, version: int, within_s: float = 0.0) -> Reply:
         with self._device.still():
             shard = self._engine.shard()
-        size = self._store.publish(shard, self._rank, version)
+        size = self._store.publish(shard, self._rank, version, within_s or math.inf)
         self._stats.scalar("weights_update", self._stats.step, weights_version=version, upload_bytes=size)
         return {"bytes": size}, {}
 
@@ -140,13 +141,13 @@ class RolloutWorker:
     def initialize(self, _: Tensors) -> Reply:
         return {}, {}
 
-    def update_weights(self, _: Tensors, version: int) -> Reply:
-        self._engine.load_weights(self._store.fetch(version, self._config.train_workers), version)
+    def update_weights(self, _: Tensors, version: int, within_s: float = 0.0) -> Reply:
+        self._engine.load_weights(self._store.fetch(version, self._config.train_workers, within_s), version)
         self._stats.scalar("weights_update", self._stats.step, weights_version=version)
         return {"version": version}, {}
 
-    def update_weights_from_disk(self, _: Tensors, version: int) -> Reply:
-        """What there is may be older than what was asked for; its own version is told."""
+    def update_weights_from_disk(self, _: Tensors, version: int, within_s: float = 0.0) -> Reply:  # noqa: ARG002
+        """What there is may be older than what was asked for; its own version is told. A read has no deadline."""
         tensors, version = self._disk.fetch(version)
         if tensors:
             self._engine.load_weights(tensors, version)
