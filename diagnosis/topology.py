@@ -14,6 +14,8 @@ from typing import Any
 
 from storage.records import Registration, Role
 
+#: A beat is nobody's wait: who sends it works on without an answer.
+BEAT = "beat"
 _NAME = re.compile(r"^([a-z]+)(\d*)$")
 _LINK = re.compile(r"^(?P<src>\w+)>(?P<dst>\w+):(?P<purpose>\w+)$")
 
@@ -61,12 +63,12 @@ def read_topology(registry: Path, name_table: Path, host_addresses: Mapping[str,
 
 
 def waits(roles: dict[str, str], links: Iterable[tuple[str, str, str]]) -> list[tuple[str, str]]:
-    """Who waits for whom, as (waiter, awaited): every caller for whom it calls, and beyond the links two that follow from them.
+    """Who waits for whom, as (waiter, awaited): every caller for whom it calls, beats apart, and two that follow from that.
 
     A rollout worker waits at the metaserver for the shard of every train worker, and train workers wait for one another
     whenever they average gradients.
     """
-    pairs = {(src, dst) for src, dst, _ in links}
+    pairs = {(src, dst) for src, dst, purpose in links if purpose != BEAT}
     train = [name for name, role in roles.items() if role == Role.TRAIN]
     rollout = [name for name, role in roles.items() if role == Role.ROLLOUT]
     pairs |= {(waiter, awaited) for waiter in rollout for awaited in train}

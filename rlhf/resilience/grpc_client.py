@@ -67,18 +67,18 @@ class GrpcClient:
             stream.close()
 
     def _unary(self, path: str, body: bytes, timeout_s: float) -> bytes:
-        end = time.monotonic() + timeout_s
+        end, method = time.monotonic() + timeout_s, path.rpartition("/")[2]
         with self._lock:
             try:
                 stream = self._connected(end)
                 status, text, answer = self._exchange(stream, path, body, end)
             except (OSError, ProtocolError) as error:
                 self.close()
-                raise ConnectionError(f"{path}: {error or type(error).__name__}") from error
+                raise ConnectionError(f"{method}: {error or type(error).__name__}") from error
         if status in (UNAVAILABLE, DEADLINE_EXCEEDED):
-            raise ConnectionError(f"{path}: gRPC status {status}: {text}")
+            raise ConnectionError(f"{method}: gRPC status {status}: {text}")
         if status != OK:
-            raise ValueError(f"{path}: gRPC status {status}: {text}")
+            raise ValueError(f"{method}: gRPC status {status}: {text}")
         return answer[PREFIX_BYTES:]
 
     def _connected(self, end: float) -> socket.socket:
