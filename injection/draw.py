@@ -11,6 +11,7 @@ from injection import magnitude
 from injection.registry import parameter_problem, worded
 from injection.scenario import ErrorSpec, FaultSpec, Scenario, TargetSpec, is_control
 from injection.strict import Process
+from injection.trigger import waits_for_error
 from injection.when import AfterSpec, AllSpec, AnySpec, EverySpec, FigureSpec, OnceSpec, PointSpec, UntilSpec
 from storage.records import FaultKind, component_name
 
@@ -109,12 +110,15 @@ def _fault(spec: FaultSpec, draws: Draws, timeout_s: Callable[[str], float], sha
     if problem:
         raise ImpossibleError(f"{spec.id}.params.{problem}")
     control = is_control(arm)
+    # What is to follow a failure of the job has nothing to follow where nothing is done to it.
+    idle = {"may_expire": True} if control and waits_for_error(trigger) else {}
     return {
         "id": spec.id,
         "kind": str(FaultKind.NOOP if control else spec.kind),
         "params": {} if control else params,
         "target": target,
         "trigger": trigger,
+        **idle,
         "until": _until(spec.until, draws, number),
     }
 

@@ -6,6 +6,7 @@ values: hearing makes a new one. `Trigger` holds the outermost one to firing onc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -290,11 +291,24 @@ def condition(data: dict[str, Any]) -> Condition:
     return Point(data["stage"], data["when"], None if step is None else int(step), who, int(data.get("occurrence", 0)))
 
 
-def waits_for_figures(data: dict[str, Any]) -> bool:
-    """Whether a plan's trigger or ending wants figures, which somebody must then read."""
+def leaves(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The points and figures that a plan's trigger or ending is made of."""
     inner = (data[key] for key in ("then", "after", "once", "of", "event") if key in data)
     parts = [*data.get("all", ()), *data.get("any", ()), *inner]
-    return "metric" in data or any(waits_for_figures(part) for part in parts)
+    if not parts:
+        yield data
+    for part in parts:
+        yield from leaves(part)
+
+
+def waits_for_figures(data: dict[str, Any]) -> bool:
+    """Whether somebody must read figures for it."""
+    return any("metric" in leaf for leaf in leaves(data))
+
+
+def waits_for_error(data: dict[str, Any]) -> bool:
+    """Whether it waits for an error of the job, which a healthy job never announces."""
+    return any(leaf.get("when") == "error" for leaf in leaves(data))
 
 
 def ending(until: dict[str, Any], step: int) -> Condition | None:

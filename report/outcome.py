@@ -230,6 +230,8 @@ def invalid_because(plan: Record, history: Sequence[Record]) -> list[str]:
     reasons = [str(line.get("reason")) for line in history if line.get("what") == "invalid" and not line.get("fault_id")]
     for fault in plan.get("faults", []):
         lines = [line for line in history if line.get("fault_id") == fault["id"]]
+        if fault.get("may_expire") and any(line.get("what") == "expired" for line in lines):
+            continue
         what = {str(line.get("what")) for line in lines if _ok(line)}
         name = f"fault {fault['id']} ({fault['kind']})"
         bad = sorted({str(line["what"]) for line in lines} & {"expired", "stuck", "invalid"})

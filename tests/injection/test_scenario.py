@@ -8,6 +8,7 @@ from injection.draw import ImpossibleError, resolve, resolve_expected
 from injection.marks import ScenarioError
 from injection.scenario import Scenario, load_scenario
 from injection.trigger import from_plan
+from storage.records import FaultKind
 
 GOOD = """\
 name: weight-sync-link
@@ -30,6 +31,8 @@ expected:
 """
 JOB = {"steps": 12, "train_workers": 4, "rollout_workers": 2, "reference_workers": 1}
 STAGES = "'init', 'weights_update', 'rollout', 'reward', 'reference', 'train', 'checkpoint', 'cleanup'"
+
+KINDS = ", ".join(f"'{kind}'" for kind in FaultKind)
 
 SHIPPED = Path(__file__).resolve().parents[2] / "scenarios"
 
@@ -90,14 +93,13 @@ REFUSALS = [
         "network-bandwidth",
         "bandwidth",
         6,
-        "faults.0.kind: 'bandwidth' is not allowed; allowed: 'noop', 'process-kill', 'process-pause', 'cpu-contention', "
-        "'memory-pressure', 'network-delay', 'network-bandwidth', 'network-reset'",
+        f"faults.0.kind: 'bandwidth' is not allowed; allowed: {KINDS}",
     ),
     (
         "rate_bytes_per_s:",
         "rate_mbit:",
         10,
-        "faults.0.params.rate_mbit: unknown parameter of network-bandwidth; allowed: rate_bytes_per_s",
+        "faults.0.params.rate_mbit: unknown parameter of network-bandwidth; allowed: rate_bytes_per_s, direction",
     ),
     (
         "shard_bytes / (1.5 x timeout(update_weights))",
@@ -326,6 +328,15 @@ def test_what_comes_again_must_end_in_between(tmp_path: Path) -> None:
     load(tmp_path / "s.yaml", every)
     with pytest.raises(ScenarioError, match=r"s\.yaml:14: faults\.1\.until: a fault that comes every so often must end"):
         load(tmp_path / "s.yaml", every.replace("until: {after_s: 2}", "until: {when: end}"))
+
+
+def test_a_control_does_not_wait_for_an_error_in_vain(tmp_path: Path) -> None:
+    """What waits for an error of the job may expire in a control, and only there."""
+    text = GOOD.replace("step: [4, 8], stage: train, when: exit,", "stage: train, when: error,")
+    scenario = load(tmp_path / "s.yaml", text)
+    for arm, marks in (("control", [False, True]), ("legacy", [False, False])):
+        faults = resolve(scenario, JOB, lambda _: 10.0, 150_000.0, 1, arm)
+        assert [fault.get("may_expire", False) for fault in faults] == marks
 
 
 def test_an_arm_has_a_posture(tmp_path: Path) -> None:

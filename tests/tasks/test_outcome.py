@@ -102,6 +102,14 @@ def test_a_fault_that_comes_again_is_proved_each_time():
     assert invalid_because(plan, once_unproved) == ["fault f1 (process-pause) fired 2 times, but is verified only 1 times"]
 
 
+def test_what_follows_a_failure_may_expire_where_nothing_fails():
+    """A control whose second noop waits for an error of the job is valid without it, if the plan says so."""
+    fault = {"id": "f1", "kind": "noop", "may_expire": True}
+    expired = [{"what": what, "fault_id": "f1"} for what in ("armed", "expired")]
+    assert invalid_because({"faults": [fault]}, expired) == []
+    assert invalid_because({"faults": [{**fault, "may_expire": False}]}, expired) == ["fault f1 (noop) expired"]
+
+
 def test_errors_of_the_cleanup_cover_the_one_that_ended_the_job():
     """Whoever reads the log from its end meets the cleanup's error first, so that is where it came out."""
 
