@@ -17,6 +17,7 @@ from rlhf.config import JobConfig
 from rlhf.devices import collective_backend, device_of, half_precision, moved
 from rlhf.errors import TrainEngineError
 from rlhf.grpo import clipped_objective, group_advantages, k3, per_sample
+from rlhf.meeting import find_store, open_store
 from rlhf.model import Policy, token_logprobs
 from rlhf.policies import build_policy
 from rlhf.recover import recover_info, take_up
@@ -50,12 +51,13 @@ class TrainEngine:
         self.device = device_of(self.config, self.rank)
         model = build_policy(self.config).to(self.device)
         if self.world > 1:
+            limit_s = self.config.timeout_s("collective")
             dist.init_process_group(
                 collective_backend(self.device),
-                init_method=f"tcp://{master}:{port}",
+                store=find_store(master, port, limit_s) if self.rank else open_store(master, port, limit_s),
                 rank=self.rank,
                 world_size=self.world,
-                timeout=timedelta(seconds=self.config.timeout_s("collective")),
+                timeout=timedelta(seconds=limit_s),
                 device_id=self.device if self.device.type == "cuda" else None,
             )
         self.replicas = _replicas(model, self.config)

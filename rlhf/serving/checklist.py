@@ -106,7 +106,8 @@ def _entry(config: JobConfig, serving: ServingConfig) -> str:
 
 def _rendezvous() -> str:
     """A group of one, through a meeting point as the entry opens it."""
-    from rlhf.serving.group import join, leave, open_store, versions_of_all
+    from rlhf.meeting import open_store
+    from rlhf.serving.group import join, leave, versions_of_all
     from rlhf.serving.seats import Seat
 
     store = open_store("127.0.0.1")

@@ -20,10 +20,10 @@ from rlhf import wire
 from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
 from rlhf.errors import EngineError, InferenceEngineError
+from rlhf.meeting import open_store
 from rlhf.serving import protocol
 from rlhf.serving.config import ServingConfig
 from rlhf.serving.failures import cause_of, sentence
-from rlhf.serving.group import open_store
 from rlhf.serving.replica import keep_home
 from rlhf.serving.seats import give_out
 

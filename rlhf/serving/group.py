@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,22 +10,16 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rlhf.errors import InferenceEngineError
+from rlhf.meeting import find_store
 from rlhf.serve_engine import interface_of
 from rlhf.serving.seats import Seat
 
 #: All that a store keeps of one rendezvous is a few names; its own calls are quick or the store is gone.
 STORE_CALL_S = 30.0
-
-
-def open_store(address: str) -> TCPStore:
-    """The meeting point, on a free port of `address` alone (left to itself it would listen on every interface)."""
-    listener = socket.create_server((address, 0))
-    port = listener.getsockname()[1]
-    return TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 def join(seat: Seat, who: str, own: str, meeting: tuple[str, int], name: str, rendezvous_s: float, collective_s: float) -> None:
@@ -37,7 +30,7 @@ def join(seat: Seat, who: str, own: str, meeting: tuple[str, int], name: str, re
     """
     leave()
     address, port = meeting
-    store = PrefixStore(name, TCPStore(address, port, is_master=False, timeout=timedelta(seconds=STORE_CALL_S)))
+    store = PrefixStore(name, find_store(address, port, STORE_CALL_S))
     check_in(store, seat, who, rendezvous_s)
     os.environ["GLOO_SOCKET_IFNAME"] = interface_of(own)
     dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.world, timeout=timedelta(seconds=collective_s))

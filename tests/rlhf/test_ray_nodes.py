@@ -26,7 +26,7 @@ def _wait_ready(port: int, hosts: str, env: dict[str, str], timeout_s: float) ->
     """Empty when all hosts are there, else the last line of what was said."""
     argv = [sys.executable, "-c", WAIT, str(port), str(timeout_s), hosts]
     done = subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else done.stderr.splitlines()[-1]
+    return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
 def _listening(pids: set[int]) -> set[str]:
@@ -48,7 +48,9 @@ def _tree(pid: int) -> set[int]:
 
 
 def test_two_nodes_join_listen_on_loopback_alone_and_end(scratch: Path) -> None:
-    """A head and a further node make one cluster; no port of theirs is open to the outside; SIGTERM ends all they started."""
+    """A head and a further node make one cluster; no port of theirs is open to the outside, and who has another token is
+    refused at once; SIGTERM ends all they started.
+    """
     folder = scratch / "ray"
     folder.mkdir(mode=0o700)
     env, port = ray_nodes.environment(folder), free_ports(["ray"])["ray"]
@@ -66,6 +68,9 @@ def test_two_nodes_join_listen_on_loopback_alone_and_end(scratch: Path) -> None:
             assert missing == "TimeoutError: no Ray node within 0s for trainers"
             nodes.append(start("trainers", "127.0.0.1"))
             assert _wait_ready(port, "control,trainers", env, 60) == ""
+            (stranger := scratch / "stranger").mkdir()
+            refused = _wait_ready(port, "control", ray_nodes.environment(stranger), 60)
+            assert "AuthenticationError" in refused and "Authentication token is missing or incorrect" in refused
             pids = set.union(*(_tree(node.pid) for node in nodes))
             loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
             assert _listening(pids) and _listening(pids) <= loopback

@@ -25,7 +25,7 @@ from tests.rlhf.job_folder import Hold, JobFolder, free_ports
 
 pytestmark = [pytest.mark.job, pytest.mark.timeout(600)]
 
-WORKER = JobConfig(steps=3, train_workers=1, rollout_workers=2, prompts_per_step=4, samples_per_prompt=4)
+WORKER = JobConfig(steps=3, train_workers=2, rollout_workers=2, prompts_per_step=4, samples_per_prompt=4)
 SERVED = replace(WORKER, rollout_engine="served", rollout_workers=1)
 ENDS_S = 120
 
@@ -69,6 +69,13 @@ def _serving_processes(cluster: Cluster) -> list[psutil.Process]:
     return found
 
 
+def _listening() -> set[str]:
+    """Addresses at which any process of these tests listens: Ray's, Serve's, the ranks' meeting points, and the job's own."""
+    tree = psutil.Process().children(recursive=True)
+    sockets = [one for process in tree for one in process.net_connections("inet")]
+    return {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+
+
 def _gone(cluster: Cluster) -> bool:
     deadline = time.monotonic() + ENDS_S
     while found := _serving_processes(cluster):
@@ -79,11 +86,14 @@ def _gone(cluster: Cluster) -> bool:
 
 
 def test_a_served_job_is_the_job_of_its_ranks(job_folder: Callable[[JobConfig], JobFolder], ray_node: Cluster) -> None:
-    """Two ranks behind one rollout worker give exactly the rewards and losses that two rollout workers give, step by step, whatever the ports;
-    every component listens at its own address and nowhere else; and the service ends with the job.
+    """Two ranks behind one rollout worker give exactly the rewards and losses of two workers, step by step, whatever the ports;
+    nothing of the whole job listens to the outside; and the service ends with the job.
     """
-    folder = job_folder(SERVED)
-    assert _run(folder, ray_node) == 0, folder.log("controller") + folder.log("serving")
+    folder, heard = job_folder(SERVED), set[str]()
+    hold = Hold(folder, "rollout", 1, lambda: heard.update(_listening()))
+    code = _run(folder, ray_node, STAGE_SOCKET=str(hold.path), STAGE_DEADLINE_S="60")
+    assert code == 0, folder.log("controller") + folder.log("serving")
+    assert heard and heard <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     told = {name: folder.stats("controller", name) for name in ("reward", "loss", "kl", "grad_norm")}
     assert folder.registration("serving")["ports"] == {"generate": links.listen_address("serving", "generate")[1]}
     assert "the ranks have met: rank 0 of 2 on cpu" in folder.log("serving")

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from rlhf.config import JobConfig
 from rlhf.errors import InferenceEngineError
+from rlhf.meeting import open_store
 from rlhf.prompts import encode_prompts
 from rlhf.serving import protocol
 from rlhf.serving.checklist import environment
 from rlhf.serving.config import ServingConfig, serving_config
 from rlhf.serving.failures import sentence
-from rlhf.serving.group import check_in, open_store
+from rlhf.serving.group import check_in
 from rlhf.serving.seats import Berth, Seat, give_out, rank_from, seat_taken
 
 NODES = st.lists(st.sampled_from("abc"), min_size=1, max_size=12)

@@ -24,7 +24,7 @@ WHOLE = JobConfig(seed=2, train_workers=1, prompts_per_step=6, samples_per_promp
 #: Two replicas, each in two pieces.
 SHARDED = replace(WHOLE, train_workers=4, shard_size=2)
 #: One replica in eight pieces: the 13 rows of the embeddings leave the last rank without any.
-THIN = replace(WHOLE, train_workers=8, shard_size=8)
+THIN = replace(WHOLE, train_workers=8, shard_size=8, prompts_per_step=8)
 SFT = {"workload": "sft", "rollout_workers": 0, "reference_workers": 0}
 
 
