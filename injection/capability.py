@@ -20,6 +20,7 @@ BACKENDS: dict[tuple[FaultKind, str], tuple[str, ...]] = {
     },
     (FaultKind.FILE_CORRUPTION, VIRTUAL_CLUSTER): ("file",),
     (FaultKind.FILE_CORRUPTION, PLAIN_HOST): ("file",),
+    (FaultKind.DNS_FAILURE, VIRTUAL_CLUSTER): ("resolver",),
     (FaultKind.DISK_FILL, VIRTUAL_CLUSTER): ("disk",),
     (FaultKind.IO_CONTENTION, VIRTUAL_CLUSTER): ("disk",),
     (FaultKind.NETWORK_BANDWIDTH, VIRTUAL_CLUSTER): ("htb",),
@@ -34,6 +35,7 @@ BACKENDS: dict[tuple[FaultKind, str], tuple[str, ...]] = {
 
 #: Why a place has no backend for a kind.
 REFUSALS: dict[tuple[FaultKind, str], str] = {
+    (FaultKind.DNS_FAILURE, PLAIN_HOST): "its resolver is the machine's, which others use",
     (FaultKind.DISK_FILL, PLAIN_HOST): "its disks are the machine's, which others use",
     (FaultKind.IO_CONTENTION, PLAIN_HOST): "its disks are the machine's, which others use",
     (FaultKind.NETWORK_LOSS, PLAIN_HOST): "its links are relayed by proxies, which carry bytes and have no packets to lose",

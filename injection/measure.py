@@ -123,6 +123,20 @@ def packet_rules(process: list[int], table: str, hosts: list[str]) -> dict[str, 
     return {"process_alive": Identity(*process).alive(), "tables_count": standing}
 
 
+def lookup(host: str, name: str) -> dict[str, Any]:
+    """What the resolver of a virtual host says about a name (`measure_names.lookup`)."""
+    from injection import measure_names
+
+    return measure_names.lookup(host, name)
+
+
+def resolver_address(host: str) -> dict[str, Any]:
+    """The address that the resolver of a virtual host asks from (`measure_names.resolver_address`)."""
+    from injection import measure_names
+
+    return measure_names.resolver_address(host)
+
+
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "process_state": process_state,
     "cpu_share": cpu_share,
@@ -135,6 +149,8 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "disk_again": disk_again,
     "write_rate": write_rate,
     "file_bytes": file_bytes,
+    "lookup": lookup,
+    "resolver_address": resolver_address,
     "link_rate": link_rate,
     "request_rate": request_rate,
     "link_wait": link_wait,

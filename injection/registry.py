@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from injection.fault import Context, Fault
 from injection.faults.cpu_contention import CpuContention
 from injection.faults.disk_fill import DiskFill
+from injection.faults.dns_failure import DnsFailure
 from injection.faults.file_corruption import FileCorruption
 from injection.faults.io_contention import IoContention
 from injection.faults.memory_pressure import MemoryPressure
@@ -32,6 +33,7 @@ FAULTS: dict[FaultKind, Any] = {
     FaultKind.DISK_FILL: DiskFill,
     FaultKind.IO_CONTENTION: IoContention,
     FaultKind.FILE_CORRUPTION: FileCorruption,
+    FaultKind.DNS_FAILURE: DnsFailure,
     FaultKind.NETWORK_BANDWIDTH: NetworkBandwidth,
     FaultKind.NETWORK_DELAY: NetworkDelay,
     FaultKind.NETWORK_LOSS: NetworkLoss,
@@ -61,6 +63,7 @@ TARGETS: dict[FaultKind, tuple[str, ...]] = {
     FaultKind.DISK_FILL: ("path",),
     FaultKind.IO_CONTENTION: ("path",),
     FaultKind.FILE_CORRUPTION: ("path",),
+    FaultKind.DNS_FAILURE: ("link",),
     FaultKind.NETWORK_BANDWIDTH: ("link",),
     FaultKind.NETWORK_DELAY: ("link",),
     FaultKind.NETWORK_LOSS: ("link",),
@@ -71,6 +74,8 @@ TARGETS: dict[FaultKind, tuple[str, ...]] = {
 
 #: What acts on a disk, and on none but the lab's own.
 ON_DISK = frozenset({FaultKind.DISK_FILL, FaultKind.IO_CONTENTION})
+#: What needs links that are dialled by host name.
+BY_NAME = frozenset({FaultKind.DNS_FAILURE})
 
 
 def parameter_problem(kind: str, params: dict[str, Any]) -> str:

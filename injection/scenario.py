@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 
 from injection import magnitude
 from injection.marks import Lines, ScenarioError, line_of, read_yaml
-from injection.registry import FAULTS, ON_DISK, TARGETS, parameter_problem, worded
+from injection.registry import BY_NAME, FAULTS, ON_DISK, TARGETS, parameter_problem, worded
 from injection.strict import Process, Rank, Strict, refuse
 from injection.when import EverySpec, TriggerSpec, UntilSpec, stages_of
 from storage.records import FaultKind, Role, Stage
@@ -202,6 +202,11 @@ class Scenario(Strict):
     def own_disk_mib(self) -> int:
         """Size of a disk of the job's own for its checkpoints, which faults of disks need (in every arm); 0 = none."""
         return self.disk_mib if any(fault.kind in ON_DISK for fault in self.faults) else 0
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the job's links are dialled by host name (in every arm), which faults of names need."""
+        return any(fault.kind in BY_NAME for fault in self.faults)
 
     @model_validator(mode="after")
     def _fits(self) -> Scenario:

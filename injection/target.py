@@ -54,6 +54,8 @@ class LiveLink:
     dst_host: str
     dst_address: str
     dst_port: int
+    dst_name: str = ""
+    """the host name by which it is dialled; empty where that is an address"""
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,13 @@ def _link(src: str, dst: str, purpose: str, site: Site) -> LiveLink:
     if name not in table["dial"]:
         raise NoSuchTargetError(f"there is no link {name!r}; links: {_listing(table['dial'])}")
     source = _process(src, site)
-    address, port = table["dial"][name].rsplit(":", 1)
+    dialled, port = table["dial"][name].rsplit(":", 1)
+    by_name = not dialled.replace(".", "").isdigit()
+    address = table["listen"][dst][purpose].rsplit(":", 1)[0] if by_name else dialled
     if dst not in table["host"]:
         raise NoSuchTargetError(f"the name table does not tell on which host {dst} is")
-    return LiveLink(name, source.host, table["bind"].get(src, source.address), table["host"][dst], address, int(port))
+    ends = (source.host, table["bind"].get(src, source.address), table["host"][dst], address, int(port))
+    return LiveLink(name, *ends, dialled if by_name else "")
 
 
 def _listing(names: Any) -> str:

@@ -48,6 +48,7 @@ class FaultKind(StrEnum):
     DISK_FILL = "disk-fill"
     IO_CONTENTION = "io-contention"
     FILE_CORRUPTION = "file-corruption"
+    DNS_FAILURE = "dns-failure"
     NETWORK_LOSS = "network-loss"
     NETWORK_PARTITION = "network-partition"
     NETWORK_RESET = "network-reset"

@@ -14,6 +14,7 @@ from injection.disk import Disk
 from injection.place import Place, Process, open_place
 from injection.procfs import identity
 from injection.proxies import start_proxies
+from injection.virtual.addresses import BRIDGE_ADDRESS, DNS_PORT, host_name
 from rlhf.config import JobConfig, job_config
 from storage.layout import RunPaths, journal_dir, new_run_id, run_paths
 from storage.manifest import start_manifest
@@ -36,6 +37,7 @@ class Experiment:
     sampler: Process | None = None
     watchdog: subprocess.Popen[bytes] | Process | None = None
     proxy: Process | None = None
+    names: Process | None = None
     proxy_api: str = ""
     observed: bool = False
     """whether the run came to its end with all its instruments: only then its last proofs are worth waiting for"""
@@ -53,7 +55,7 @@ class Experiment:
 
     def instruments(self) -> dict[str, Process | subprocess.Popen[bytes]]:
         """The lab's own processes that were started. A run during which one of them ended is no measurement."""
-        parts = {name: getattr(self, name) for name in ("injector", "watchdog", "sampler", "proxy")}
+        parts = {name: getattr(self, name) for name in ("injector", "watchdog", "sampler", "proxy", "names")}
         return {name: process for name, process in parts.items() if process is not None}
 
     def at(self) -> Place:
@@ -101,13 +103,28 @@ def _open(experiment: Experiment) -> None:
     """The place, its relays where it needs them, the name table, and the cluster the job's workers are placed on."""
     plan, paths, config = experiment.plan, experiment.paths, experiment.config
     disk = Disk(paths.recover, plan["disk_mib"]) if plan["disk_mib"] else None
-    experiment.place = place = open_place(plan["place"], component_hosts(config, plan["place"]), disk)
+    experiment.place = place = open_place(plan["place"], component_hosts(config, plan["place"]), disk, names=plan["names"])
     experiment.job = NativeJob(place, paths, config)
     dial = None
     if place.kind == "plain-host":
         relays = start_proxies(place, job_links(experiment.job.direct_table()), log=paths.lab_logs / "proxy.log")
         experiment.proxy, experiment.proxy_api, dial = relays.process, relays.api, relays.dial
+    elif plan["names"]:
+        dial = _start_names(experiment)
     experiment.job.prepare(dial)
+
+
+def _start_names(experiment: Experiment) -> dict[str, str]:
+    """The job's name server, and what each link is to dial: names instead of addresses."""
+    place, log = experiment.at(), experiment.paths.lab_logs / "names.log"
+    assert experiment.job is not None
+    links = job_links(experiment.job.direct_table())
+    told = place.scratch / "names.json"
+    told.write_text(json.dumps({host_name(link.dst): place.component_address(link.dst) for link in links}))
+    where = f"{BRIDGE_ADDRESS}:{DNS_PORT}"
+    experiment.names = place.spawn(lab_argv("injection.names", place.scratch, where, told), host="", log=log)
+    wait_for("it answered", lambda: says(log, "ready"), [Watched("the name server", experiment.names, (log,))], READY_S)
+    return {link.name: f"{host_name(link.dst)}:{link.address.rsplit(':', 1)[1]}" for link in links}
 
 
 def _start_injector(experiment: Experiment) -> None:

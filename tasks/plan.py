@@ -109,6 +109,7 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
         "observe_timeout_s": observe_timeout_s(job),
         "warmup_steps": profile(profile_name).warmup_steps,
         "disk_mib": scenario.own_disk_mib,
+        "names": scenario.by_name,
         "faults": faults,
         "expected": resolve_expected(scenario, faults, arm),
     }

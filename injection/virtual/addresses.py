@@ -14,6 +14,10 @@ BRIDGE_ADDRESS = "10.98.0.1"
 #: Where `ip netns` and pyroute2 look for named network namespaces; UTS namespaces lie beside them.
 NETWORK_NAMESPACES = Path("/run/netns")
 NAME_NAMESPACES = Path("/run/utsns")
+#: Where the job's name server listens on the bridge, what components are called there, and an address that nobody has.
+DNS_PORT = 53
+DOMAIN = "cluster"
+NOBODY = "10.98.0.99"
 #: Hosts end below the first component's address, components below the broadcast address.
 MAX_HOSTS = 9
 MAX_COMPONENTS = 155
@@ -33,6 +37,11 @@ def component_addresses(components: Iterable[str]) -> dict[str, str]:
     if len(addresses) > MAX_COMPONENTS:
         raise ValueError(f"at most {MAX_COMPONENTS} components, not {len(addresses)}")
     return addresses
+
+
+def host_name(component: str) -> str:
+    """What a component is called where there is a name server."""
+    return f"{component}.{DOMAIN}"
 
 
 def host_namespaces(host: str) -> list[str]:
