@@ -1,10 +1,13 @@
 """Does each scenario of catalogue A come out as it says? Runs of every scenario and arm by seed, and a table of the misses.
 
     python -m bench.catalogue [--runs 10] [--first-seed 100] [--scenario NAME ...] [--arm ARM ...] [--place PLACE] [--within S]
+                              [--workload sft]
 
 Resumable: each run is one line of `FAULTLINE_HOME/catalogue.jsonl`, written when it has ended; what is there is not run again.
 `--within` ends the bench after so many seconds, between two runs. A hit is a valid run that came out as its plan expects; for a
-control that is a job without an error. The latency is from the boundary, by the job's clock, to the effect.
+control that is a job without an error. With the control workload `sft` nothing is expected: a hit is a job that survived, or
+whose error came out in the stage of the fault; what cannot be done to it is not applicable. Latencies are from the boundary, by
+the job's clock, to the effect.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from report.mitigation import in_place
 from report.proportion import Proportion
 from storage.jsonlines import read_json_lines
 from storage.layout import home
@@ -39,17 +43,21 @@ def cells(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
                     yield name, arm, seed
 
 
-def run(name: str, arm: str, seed: int, place: str | None) -> dict[str, Any]:
-    """One run, as a line."""
-    began = time.monotonic()
-    paths = attempt(make_plan(load_scenario(name), arm, seed, place=place), lambda _: None, MACHINE_WAIT_S)
+def run(name: str, arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One run, as a line; without one where the scenario cannot be done to this workload."""
+    began, what = time.monotonic(), {"scenario": name, "arm": arm, "seed": seed, "workload": options.workload}
+    try:
+        plan = make_plan(load_scenario(name, options.workload), arm, seed, place=options.place)
+    except ValueError as error:
+        return {**what, "not_applicable": str(error).partition(".yaml:")[2] or str(error), "took_s": 0.0}
+    paths = attempt(plan, lambda _: None, MACHINE_WAIT_S)
     collect(paths)
     case = open_case(paths)
     keys = ("run_id", "valid", "invalid_because", "root", "final_error", "expected", "impact", "steps_done", "hop", "gaps")
     told = {key: case.outcome[key] for key in keys}
     exact = [row["value"] for row in case.metrics if (row["component"], row["metric"]) == ("controller", "exact")]
     latency = {"latency_ms": latencies(case.history), "final_exact": sum(exact[-3:]) / 3 if len(exact) >= 3 else None}
-    return {"scenario": name, "arm": arm, "seed": seed, "took_s": round(time.monotonic() - began, 1), **told, **latency}
+    return {**what, "took_s": round(time.monotonic() - began, 1), **told, **latency, "in_place": in_place(case)}
 
 
 def latencies(history: list[dict[str, Any]]) -> dict[str, float]:
@@ -66,9 +74,13 @@ def latencies(history: list[dict[str, Any]]) -> dict[str, float]:
 
 def verdict(line: dict[str, Any]) -> str:
     """Empty for a hit, else why not."""
+    if "not_applicable" in line:
+        return f"not applicable: {line['not_applicable']}"
     if not line["valid"]:
         return "invalid: " + "; ".join(line["invalid_because"])
     expected, final = line["expected"], line["final_error"]
+    if expected is None and line["root"]:
+        return "" if line["in_place"] else f"it ended in {final['stage']}: {final['text']}"
     if expected is None:
         return "" if line["impact"] == "none" else f"impact {line['impact']}" + (f": {final['text']}" if final else "")
     if expected["came_true"]:
@@ -82,13 +94,13 @@ def verdict(line: dict[str, Any]) -> str:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Hits by scenario and arm with their interval, then every miss with its reason."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        groups[line["scenario"], line["arm"]].append(line)
-    rows = ["| scenario | arm | as expected, 95 % interval | s a run |", "| --- | --- | --- | --- |"]
-    for (name, arm), runs in sorted(groups.items()):
+        groups[line["scenario"], line["workload"], line["arm"]].append(line)
+    rows = ["| scenario | workload | arm | as expected, 95 % interval | s a run |", "| --- | --- | --- | --- | --- |"]
+    for (name, workload, arm), runs in sorted(groups.items()):
         hits = Proportion(sum(not verdict(one) for one in runs), len(runs))
-        rows.append(f"| {name} | {arm} | {hits} | {sum(one['took_s'] for one in runs) / len(runs):.0f} |")
+        rows.append(f"| {name} | {workload} | {arm} | {hits} | {sum(one['took_s'] for one in runs) / len(runs):.0f} |")
     misses = [f"- {one['scenario']} / {one['arm']} / seed {one['seed']}: {verdict(one)}" for one in lines if verdict(one)]
     return "\n".join([*rows, "", *(misses or ["No miss."])])
 
@@ -101,17 +113,18 @@ def main() -> None:
     parser.add_argument("--scenario", action="append", default=[])
     parser.add_argument("--arm", action="append", default=[])
     parser.add_argument("--place", choices=["virtual-cluster", "plain-host"])
+    parser.add_argument("--workload", choices=["grpo", "sft"], default="grpo")
     parser.add_argument("--within", type=float, default=float("inf"))
     options = parser.parse_args()
     store, began = home() / "catalogue.jsonl", time.monotonic()
     store.parent.mkdir(parents=True, exist_ok=True)
-    done = {(line["scenario"], line["arm"], line["seed"]) for line in stored(store)}
+    done = {(line["scenario"], line["arm"], line["seed"]) for line in stored(store) if line["workload"] == options.workload}
     for name, arm, seed in cells(options):
         if (name, arm, seed) in done:
             continue
         if time.monotonic() - began > options.within:
             break
-        line = run(name, arm, seed, options.place)
+        line = run(name, arm, seed, options)
         with store.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{name} / {arm} / seed {seed}: {verdict(line) or 'as expected'} ({line['took_s']} s)", flush=True)

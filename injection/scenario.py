@@ -271,12 +271,15 @@ def load_scenario(
     """Read and check a scenario. Raises ScenarioError with one line a problem.
 
     `job_keys`, `timeout_names` and `check_posture` (raises ValueError) are the job's own vocabularies, for its configuration
-    lives in another room; without them these are unchecked. `workload` takes the place of the scenario's own.
+    lives in another room; without them these are unchecked. `workload` takes the place of the scenario's own; what the
+    scenario claims of its arms it does not claim of another workload.
     """
     data, lines = read_yaml(path)
     _number_faults(data)
-    if workload and isinstance(data, dict):
+    if workload and isinstance(data, dict) and workload != data.get("workload", "grpo"):
         data["workload"] = workload
+        if isinstance(data.get("expected"), dict):
+            data["expected"].pop("arms", None)
     try:
         scenario = TypeAdapter(Scenario).validate_python(data)
     except ValidationError as error:

@@ -12,16 +12,17 @@ from flows.printing import as_json, print_json, print_table
 
 @click.command()
 @click.argument("scenario")
-@click.option("--arm", default="legacy", show_default=True, help="control, or a posture the scenario lists.")
+@click.option("--arm", default="legacy", show_default=True, help="control, or a posture that the scenario lists as an arm.")
 @click.option("--seed", type=int, default=17, show_default=True, help="Fixes every draw.")
 @click.option("--profile", default="smoke", show_default=True, help="How large: smoke, nightly.")
 @click.option("--place", type=click.Choice(["virtual-cluster", "plain-host"]), help="Where the job runs.")
+@click.option("--workload", type=click.Choice(["grpo", "sft"]), help="The job under test.  [default: the scenario's]")
 @as_json
-def run(scenario: str, arm: str, seed: int, profile: str, place: str | None, as_json: bool) -> None:
+def run(scenario: str, arm: str, seed: int, profile: str, place: str | None, workload: str | None, as_json: bool) -> None:
     """Run one SCENARIO (a YAML file, or the name of a shipped one), from launch to score."""
     from tasks.plan import load_scenario, make_plan
 
-    _run(make_plan(load_scenario(scenario), arm, seed, profile, place), as_json)
+    _run(make_plan(load_scenario(scenario, workload), arm, seed, profile, place), as_json)
 
 
 @click.command()
