@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help install fault-matrix test test-all test-quick check format lock clean
+.PHONY: help install fault-matrix test test-all test-quick check fault-page format lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -49,6 +49,9 @@ check: $(STAMP)  ## style, types, import rules, architecture: under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
+
+fault-page: $(STAMP)  ## write docs/faults.md from the types of the fault kinds
+	$(BIN)/python -m injection.fault_page
 
 format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
