@@ -19,6 +19,9 @@ class Profile:
     meaning: str
 
 
+#: The five of the experiment plan, each in all its arms.
+CATALOGUE_A = ("weight-sync-link", "rollout-cpu-oom", "train-oom-masked", "colocated-handover-lost", "checkpoint-torn")
+
 #: Two warm-up steps and ten measured ones, as the experiment plan asks of a baseline.
 PROFILES: dict[str, Profile] = {
     profile.name: profile
@@ -29,7 +32,7 @@ PROFILES: dict[str, Profile] = {
             warmup_steps=2,
             baselines=3,
             repeats=1,
-            scenarios=("weight-sync-link", "rollout-cpu-oom", "worker-kill"),
+            scenarios=CATALOGUE_A,
             meaning="the first command and CI: minutes on two cores",
         ),
         Profile(
@@ -38,7 +41,7 @@ PROFILES: dict[str, Profile] = {
             warmup_steps=2,
             baselines=5,
             repeats=2,
-            scenarios=("weight-sync-link", "rollout-cpu-oom", "worker-kill"),
+            scenarios=(*CATALOGUE_A, "worker-kill"),
             meaning="repeats and drawn targets, for intervals",
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from injection.marks import ScenarioError
+from rlhf.config import HARDENED, Posture
 from tasks.plan import SCENARIOS, Cell, load_scenario, make_plan, matrix_cells, plan_cell, plan_hash
 from tasks.profiles import PROFILES
 
 SHIPPED = sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
+WITH_BOTH = [name for name in SHIPPED if {"control", "legacy"} <= set(load_scenario(name).arms)]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -29,13 +32,14 @@ def test_every_shipped_scenario_can_be_planned_in_every_profile(name: str, profi
 
 def without_effect(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan without what an arm may change."""
-    faults = [{key: value for key, value in fault.items() if key not in ("kind", "params")} for fault in plan["faults"]]
+    changed = ("kind", "params", "may_expire")
+    faults = [{key: value for key, value in fault.items() if key not in changed} for fault in plan["faults"]]
     job = {key: value for key, value in plan["job"].items() if key != "posture"}
     return {**plan, "job": job, "faults": faults, "arm": "", "posture": "", "expected": {}}
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), name=st.sampled_from([name for name in SHIPPED if name != "no-fault"]))
+@given(seed=st.integers(0, 10**6), name=st.sampled_from(WITH_BOTH))
 def test_the_arms_of_one_seed_differ_in_the_kind_of_fault_alone(seed: int, name: str) -> None:
     """Target, step and everything else of a control arm are those of the legacy arm; its faults are noops."""
     scenario = load_scenario(name)
@@ -75,7 +79,7 @@ def test_a_matrix_begins_with_healthy_runs_and_holds_every_arm() -> None:
 @pytest.mark.parametrize(
     ("scenario", "arm", "profile", "sentence"),
     [
-        ("no-such", "legacy", "smoke", "unknown scenario 'no-such'; known: no-fault"),
+        ("no-such", "legacy", "smoke", "unknown scenario 'no-such'; known: .*no-fault"),
         ("no-fault", "legacy", "smoke", "scenario 'no-fault' has no arm 'legacy'; it has: control"),
         ("no-fault", "control", "huge", "unknown profile 'huge'; known: smoke"),
         ("missing.yaml", "legacy", "smoke", "no such scenario file: missing.yaml"),
@@ -97,3 +101,53 @@ def test_a_scenario_s_mistakes_are_told_with_key_file_and_line(tmp_path: Path) -
     wrong.write_text(text.replace("posture: legacy", "posture: legacy\njob: {setps: 3}"))
     with pytest.raises(ScenarioError, match=r"wrong\.yaml:\d+: job\.setps: unknown key; allowed: .*steps"):
         load_scenario(str(wrong))
+
+
+def test_a_posture_is_what_its_arm_says(tmp_path: Path) -> None:
+    """Legacy is the job's defaults, hardened every switch, a described one its switches on its base; nonsense has a line."""
+    shipped = (SCENARIOS / "weight-sync-link.yaml").read_text()
+
+    def write(arms: str, postures: str) -> Path:
+        path = tmp_path / "p.yaml"
+        path.write_text(shipped.replace("arms: [control, legacy, hardened]", f"arms: [{arms}]\npostures: {postures}"))
+        return path
+
+    described = "{one: {acked_events: true}, all-but-one: {base: hardened, restart: false}}"
+    path = write("control, legacy, hardened, one, all-but-one, hardened-control", described)
+    scenario = load_scenario(path)
+    plans = {arm: make_plan(scenario, arm, 1, place="virtual-cluster") for arm in scenario.arms}
+    switches = {arm: plan["job"]["posture"] for arm, plan in plans.items()}
+    assert switches["control"] == switches["legacy"] == asdict(Posture())
+    assert switches["hardened"] == switches["hardened-control"] == asdict(HARDENED)
+    assert switches["one"] == asdict(Posture()) | {"acked_events": True}
+    assert switches["all-but-one"] == asdict(HARDENED) | {"restart": False}
+    assert plans["control"]["posture"] == "legacy" and plans["hardened-control"]["posture"] == "hardened"
+    for wrong in ("{ears: true}", "{retry: often}", "{base: soft}"):
+        path = write("legacy, hardened", f"{{one: {wrong}}}")
+        with pytest.raises(ScenarioError, match=r"p\.yaml:\d+: postures\.one: "):
+            load_scenario(path)
+
+
+def test_another_workload_is_refused_where_it_cannot_be() -> None:
+    """The supervised job has train workers alone: what needs a rollout is refused with its line, the rest is planned for it."""
+    with pytest.raises(
+        ScenarioError, match=r"weight-sync-link\.yaml:\d+: .*workload sft has no stage weights_update; it has: "
+    ):
+        load_scenario("weight-sync-link", "sft")
+    with pytest.raises(ValueError, match="there is no rollout worker in this job"):
+        make_plan(load_scenario("rollout-cpu-oom").model_copy(update={"workload": "sft"}), "legacy", 1)
+    plan = make_plan(load_scenario("checkpoint-torn", "sft"), "legacy", 1, place="virtual-cluster")
+    job = plan["job"]
+    assert (job["workload"], job["rollout_workers"], job["reference_workers"]) == ("sft", 0, 0)
+    assert set(plan["expected"]) == {"root"}
+
+
+def test_the_example_in_the_docs_is_a_scenario(tmp_path: Path) -> None:
+    """What docs/scenarios.md shows can be planned in each of its arms."""
+    page = (SCENARIOS.parent / "docs" / "scenarios.md").read_text()
+    path = tmp_path / "example.yaml"
+    path.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    scenario = load_scenario(path)
+    assert len(scenario.arms) == 6
+    for arm in scenario.arms:
+        assert make_plan(scenario, arm, 1, place="virtual-cluster")["faults"]
