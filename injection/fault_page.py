@@ -19,12 +19,12 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
 NOTES = Path(__file__).with_suffix(".yaml")
 HEAD = """# Fault kinds
 
-Written from the code by `make fault-page`; what is wrong here is mended there. A number may be written as a sentence over the job's
-time-outs where that makes sense (`1.3 x timeout(stop_job)`, `shard_bytes / (1.5 x timeout(update_weights))`).
+Written from the code by `make fault-page`; what is wrong here is mended there. A number may be written as a sentence over
+the job's time-outs where that makes sense (`1.3 x timeout(stop_job)`, `shard_bytes / (1.5 x timeout(update_weights))`).
 
-Every kind is undone from its journal record alone: by the injector; by the watchdog when the injector is killed or silent; by the
-next start or `faultline recover` when both were killed. *When killed* says what is there until then. Trigger and duration are those of
-every fault: `trigger: {step, stage, when}`, `until: {when: end}` by default.
+Every kind is undone from its journal record alone: by the injector; by the watchdog when the injector is killed or silent; by
+the next start or `faultline recover` when both were killed. *When killed* says what is there until then. Trigger and duration
+are those of every fault: `trigger: {step, stage, when}`, `until: {when: end}` by default.
 """
 LIMITS = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
 

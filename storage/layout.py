@@ -148,6 +148,11 @@ class RunPaths:
         return self.truth / "history.jsonl"
 
     @property
+    def markers(self) -> Path:
+        """When each fault was asked, done, seen and gone, under the experiment plan's own keys."""
+        return self.truth / "markers.json"
+
+    @property
     def neutral_names(self) -> Path:
         """Neutral name of each component in this case."""
         return self.truth / "names.json"

@@ -27,6 +27,11 @@ def load_plan(paths: RunPaths) -> dict[str, Any]:
     return _load(paths.plan)
 
 
+def save_markers(paths: RunPaths, markers: list[dict[str, Any]]) -> None:
+    """Write when each fault was in force (`tasks.markers`)."""
+    _save(paths.markers, markers)
+
+
 def save_label(paths: RunPaths, label: Label) -> None:
     """Write the answer of the case."""
     _save(paths.label, to_dict(label))
@@ -74,7 +79,7 @@ def load_history_with_problems(paths: RunPaths) -> tuple[list[dict[str, Any]], l
     return read_json_lines(paths.history) if paths.history.exists() else ([], [])
 
 
-def _save(path: Path, value: dict[str, Any]) -> None:
+def _save(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode(), PRIVATE)
 
 
