@@ -151,6 +151,16 @@ class Lab:
             process.stdout.close()
 
 
+def started(labs: list[Lab], folder: Path, victim: Victim, faults: list[dict], **spec: object) -> Lab:
+    """A lab whose faults are armed against the victim."""
+    lab = Lab(folder, faults, **spec)
+    labs.append(lab)
+    lab.start()
+    register(lab.registry, "train1", victim.who)
+    wait_until(lambda: len(lab.history("armed")) + len(lab.history("invalid")) == len(faults), "all faults are armed")
+    return lab
+
+
 class Seam:
     """The job's end of the seam."""
 
