@@ -81,9 +81,11 @@ class OwnGroup:
         asked = min(wanted, rate * wait_s) if rate else wanted
         patience = {"least_bytes": asked, "wait_s": wait_s + 1.0}
         found = self._ctx.ask("memory_group", {**self.undo(), "holder": self._ballast.key, **patience})
-        caught = found["inside"] or found["oom_kills_count"] > 0
+        killed = found["oom_kills_count"] > 0 and not found["inside"]  # a headroom of next to nothing takes the ballast as well
         held = close_to(found["held_bytes"], asked) or (rate > 0 and found["held_bytes"] > asked)
-        return Measurement(ok=caught and held, probe="memory of the group", measured={**found, "asked_bytes": asked})
+        return Measurement(
+            ok=killed or (found["inside"] and held), probe="memory of the group", measured={**found, "asked_bytes": asked}
+        )
 
     @staticmethod
     def revert(undo: Undo) -> None:

@@ -216,3 +216,40 @@ def test_a_hang_ends_with_whoever_made_it(scratch: Path) -> None:
     os.kill(place._keeper.pid, 9)
     place.close()
     assert attached(place.scratch) == []
+
+
+AS_A_USER = """
+import json, sys
+from pathlib import Path
+from injection.disk import Disk
+from injection.place import open_place
+disk = Path("job/recover").resolve()
+place = open_place("virtual-cluster", {{"train0": "trainers"}}, Disk(disk, 16))
+driver = place.spawn([sys.executable, "-c", {driver!r}.replace("DISK", str(disk))], host="", log=Path("driver.log"))
+print(json.dumps({{"code": driver.wait(60), "said": Path("driver.log").read_text()}}))
+place.close()
+"""
+USERS_DRIVER = """
+one = fault("disk-fill", percent=90)
+one.apply()
+found = one.verify()
+FAULTS["disk-fill"].revert(one.undo())
+gone = FAULTS["disk-fill"].gone(one.undo(), ask_here)
+try:
+    fault("io-contention", how="hang")
+except Exception as refusal:
+    tell(ok=found.ok, gone=gone.ok, used=found.measured["used_percent"], refusal=str(refusal))
+"""
+
+
+def test_an_ordinary_user_has_a_disk_of_memory(scratch: Path, ordinary_user: Callable) -> None:
+    """Without root the disk is memory: it can be filled and is free again; that it cannot hang is said in one sentence."""
+    code = AS_A_USER.format(driver=DRIVER.format(disk="DISK") + USERS_DRIVER)
+    process = ordinary_user([sys.executable, "-c", code])
+    out, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    told = json.loads(out)
+    assert told["code"] == 0, told["said"]
+    found = json.loads(told["said"])
+    assert found["ok"] and found["gone"] and abs(found["used"] - 90) <= 0.5
+    assert found["refusal"].startswith("the job's disk is memory (tmpfs)")
