@@ -108,6 +108,19 @@ def metrics(
     return query(sql, run_ids, {name: value for name, value in wanted.items() if value is not None})
 
 
+def pooled(run_ids: Sequence[str] | None = None, **wanted: str) -> Answer:
+    """Mean and sd over all samples of the runs (None = all), by stage, role and metric, from the runs' summaries.
+
+    ``wanted`` are exact values of stage, role, metric or component. Columns: stage, role, metric, unit, runs, n, missed, mean,
+    sd (n - 1 in its denominator; null for one sample), min, max.
+    """
+    strange = sorted(set(wanted) - {"stage", "role", "metric", "component"})
+    if strange:
+        raise ValueError(f"cannot select by {', '.join(strange)}; by stage, role, metric or component")
+    clauses = "".join(f" AND {name} = ${name}" for name in wanted)
+    return query(_POOLED.replace("/* wanted */", clauses), run_ids, dict(wanted))
+
+
 def query(sql: str, run_ids: Sequence[str] | None = None, parameters: dict[str, Any] | None = None) -> Answer:
     """Answer one SQL statement over the views of docs/tables.md (runs, events, ...) of the runs (None = all).
 
@@ -169,3 +182,20 @@ def _plan(paths: RunPaths) -> tuple[dict[str, Any], tuple[str, ...]]:
 def _public(manifest: Manifest) -> dict[str, Any]:
     left_out = ("machine", "code_version", "schema_version")
     return {name: value for name, value in asdict(manifest).items() if name not in left_out}
+
+
+#: Sums of squares about the common mean, not of squares: large values with a small spread keep their sd.
+_POOLED = """
+WITH chosen AS (SELECT * FROM summaries WHERE n > 0 /* wanted */),
+totals AS (
+    SELECT stage, role, metric, unit, count(DISTINCT run_id) AS runs, sum(n)::BIGINT AS n, sum(missed)::BIGINT AS missed,
+           sum(n * mean) / sum(n) AS mean, min("min") AS "min", max("max") AS "max"
+    FROM chosen GROUP BY ALL
+),
+spread AS (
+    SELECT stage, role, metric, unit, sum(m2 + chosen.n * (chosen.mean - totals.mean) ** 2) AS about_mean
+    FROM chosen JOIN totals USING (stage, role, metric, unit) GROUP BY ALL
+)
+SELECT stage, role, metric, unit, runs, n, missed, mean, CASE WHEN n > 1 THEN sqrt(about_mean / (n - 1)) END AS sd, "min", "max"
+FROM totals JOIN spread USING (stage, role, metric, unit) ORDER BY ALL
+"""

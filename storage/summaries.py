@@ -40,7 +40,9 @@ def summaries(run_ids: Sequence[str], has_ended: Callable[[str], bool]) -> tuple
     wanted = {run_id: _made_from(run_paths(run_id).table("metrics")) for run_id in run_ids}
     kept = _load()
     told = [f"{run}\n{key}" for run, key in wanted.items()]
-    known = kept.filter(pc.is_in(pc.binary_join_element_wise(kept["run_id"], kept["made_from"], "\n"), pa.array(told)))
+    known = kept.filter(
+        pc.is_in(pc.binary_join_element_wise(kept["run_id"], kept["made_from"], "\n"), pa.array(told, pa.string()))
+    )
     here = set(pc.unique(known["run_id"]).to_pylist())
     new = _sum_up({run_id: key for run_id, key in wanted.items() if run_id not in here})
     lasting = [run_id for run_id in pc.unique(new["run_id"]).to_pylist() if has_ended(run_id)]
@@ -58,7 +60,7 @@ def _sum_up(made_from: dict[str, str]) -> pa.Table:
         return _CACHED.empty_table()
     with connect() as connection:
         problems = add_table(connection, METRICS, "metrics", list(made_from))
-        rows = connection.execute(_SUM_UP).to_arrow_table().cast(pa.schema(SUMMARIES.remove_metadata()))
+        rows = connection.sql(_SUM_UP).to_arrow_table().cast(pa.schema(SUMMARIES.remove_metadata()))
     by_run = {run: json.dumps([text for text in problems if text.startswith(f"{run}:")]) for run in made_from}
     runs = rows["run_id"].to_pylist()
     rows = rows.append_column("made_from", pa.array([made_from[run] for run in runs], pa.string()))
