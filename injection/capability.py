@@ -33,6 +33,10 @@ BACKENDS: dict[tuple[FaultKind, str], tuple[str, ...]] = {
     (FaultKind.NETWORK_RESET, PLAIN_HOST): ("proxy",),
 }
 
+#: Backends that hold netlink sockets, which belong to the thread that made them. All others put a fault in force by a signal, a
+#: limit, or a word to somebody who waits for it: in whichever thread heard the announcement, which saves a tenth of a millisecond.
+OWN_THREAD = ("htb", "netem")
+
 #: Why a place has no backend for a kind.
 REFUSALS: dict[tuple[FaultKind, str], str] = {
     (FaultKind.DNS_FAILURE, PLAIN_HOST): "its resolver is the machine's, which others use",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from injection import journal, procfs, trigger
-from injection.capability import VIRTUAL_CLUSTER, capability
+from injection.capability import OWN_THREAD, VIRTUAL_CLUSTER, capability
 from injection.fault import Ask, Context, Fault, NotYetError
 from injection.journal import Record, State
 from injection.measure import ask_here
@@ -27,7 +27,7 @@ from injection.preflight import absent_backends
 from injection.probe import Probe
 from injection.receipts import History
 from injection.recover import revert_record
-from injection.registry import ANY_THREAD, make_fault
+from injection.registry import make_fault
 from injection.target import POLL_S, LiveProcess, NoSuchTargetError, Site, await_target
 from injection.trigger import Condition, Expired, Fire, Heard
 
@@ -69,8 +69,8 @@ class Hand:
         self._shop = shop
         self._trigger = trigger.from_plan(entry["trigger"])
         self._ending: Condition | None = None
-        # One thread for arm and revert, and for apply where the kind is not one of ANY_THREAD: netlink sockets and parent-death
-        # signals belong to the thread that made them.
+        # One thread for arm and revert, and for apply where the backend wants it: parent-death signals belong to the thread that
+        # started a process, netlink sockets to the one that made them.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=self.id)
         self._turn = threading.Lock()
         self._acting = threading.Lock()
@@ -140,7 +140,7 @@ class Hand:
             return _nothing()
         self._state = "fired"
         self._ending = trigger.ending(self._entry["until"], heard.step)
-        if after_s <= 0 and self._fault is not None and self._entry["kind"] in ANY_THREAD:
+        if after_s <= 0 and self._fault is not None and self._record and self._record.backend not in OWN_THREAD:
             self._guarded(self._act)
             return self._thread.submit(self._guarded, self._note, heard, arrived)
         if after_s <= 0:

@@ -41,18 +41,6 @@ FAULTS: dict[FaultKind, Any] = {
     FaultKind.NETWORK_RESET: NetworkReset,
 }
 
-#: Kinds whose `apply` may run in whichever thread heard the announcement: signals, limits, and a word to a child that waits. To
-#: hand them to a thread of their own would cost a tenth of a millisecond.
-ANY_THREAD = frozenset(
-    {
-        FaultKind.NOOP,
-        FaultKind.PROCESS_KILL,
-        FaultKind.PROCESS_PAUSE,
-        FaultKind.CPU_CONTENTION,
-        FaultKind.MEMORY_PRESSURE,
-    }
-)
-
 #: What a kind acts on. A noop takes any, for it stands in for every kind.
 TARGETS: dict[FaultKind, tuple[str, ...]] = {
     FaultKind.NOOP: ("process", "link", "path"),
