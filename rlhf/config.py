@@ -170,7 +170,7 @@ class JobConfig:
     inner_epochs: int = 2
     grad_clip: float = 1.0
     temperature: float = 1.0
-    rollout_microbatch_prompts: int = 4
+    rollout_microbatch_prompts: int = 16
     """prompts a rollout worker decodes at once; each micro-batch allocates its own key/value cache"""
     kv_cache_mib: int = 48
     """size of the key/value cache allocated per micro-batch (the model needs less; serving engines reserve ahead)"""

@@ -77,13 +77,20 @@ def two_ranks(tmp_path_factory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+def felt(name: str, parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter without what the loss does not depend on: keys' biases, whose gradient is rounding, blown up by AdamW."""
+    return torch.stack(parameter.chunk(3))[[0, 2]] if name.endswith("qkv.bias") else parameter
+
+
 def test_two_ranks_with_uneven_and_empty_shares_train_as_one_process_on_the_whole_batch(two_ranks):
     """Parameters, loss, KL and gradient norm are those of a single process, however the samples were shared out."""
     engine = alone()
     whole = [engine.train_batch(rollouts(step), step) for step in range(3)]
     for rank in two_ranks:
         for name, parameter in engine.model.named_parameters():
-            torch.testing.assert_close(rank["parameters"][name], parameter.detach(), atol=2e-4, rtol=1e-3)
+            torch.testing.assert_close(
+                felt(name, rank["parameters"][name]), felt(name, parameter.detach()), atol=2e-4, rtol=1e-3
+            )
         for ours, theirs in zip(whole, rank["figures"], strict=True):
             assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-4)
             assert theirs["kl"] == pytest.approx(ours["kl"], rel=1e-2, abs=1e-6)
