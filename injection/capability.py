@@ -34,7 +34,7 @@ BACKENDS: dict[tuple[FaultKind, str], tuple[str, ...]] = {
 }
 
 #: Backends that hold netlink sockets, which belong to the thread that made them. All others put a fault in force by a signal, a
-#: limit, or a word to somebody who waits for it: in whichever thread heard the announcement, which saves a tenth of a millisecond.
+#: limit, or a word to somebody who waits: in whichever thread heard the announcement, which saves a tenth of a millisecond.
 OWN_THREAD = ("htb", "netem")
 
 #: Why a place has no backend for a kind.

@@ -69,8 +69,8 @@ class Hand:
         self._shop = shop
         self._trigger = trigger.from_plan(entry["trigger"])
         self._ending: Condition | None = None
-        # One thread for arm and revert, and for apply where the backend wants it: parent-death signals belong to the thread that
-        # started a process, netlink sockets to the one that made them.
+        # One thread for arm and revert, and for apply where the backend wants it: parent-death signals belong to the thread
+        # that started a process, netlink sockets to the one that made them.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=self.id)
         self._turn = threading.Lock()
         self._acting = threading.Lock()
