@@ -20,6 +20,7 @@ from rlhf.logs import open_log
 from rlhf.registry import register
 from rlhf.resilience.first_cause import keep_first_cause
 from rlhf.resilience.restart_protocol import RestartSettings
+from rlhf.resilience.supervisor import BACKOFF
 from rlhf.revival import Revival
 from rlhf.scheduler_client import SchedulerClient
 from rlhf.services import Services
@@ -46,7 +47,8 @@ def run(job_dir: Path) -> None:
             controller = (SftController if config.workload == "sft" else Controller)(config, stats)
             if config.posture.restart:
                 hands = (*controller.hands, Services(config))
-                controller.revival = Revival(scheduler, hands, RestartSettings.from_environment(), stats)
+                settings, backoff = RestartSettings.from_environment(), BACKOFF.scaled(config.time_scale)
+                controller.revival = Revival(scheduler, hands, settings, stats, backoff)
             with stats.record_timing("init", "init"), seam.stage("init", -1):
                 start(config, scheduler, controller)
             if members is not None:

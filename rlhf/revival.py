@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -15,6 +16,8 @@ from rlhf.errors import EngineError, FrameworkError
 from rlhf.resilience.breaker import CircuitBreaker
 from rlhf.resilience.restart_metrics import RestartMetrics
 from rlhf.resilience.restart_protocol import RestartSettings
+from rlhf.resilience.retry import RetryPolicy
+from rlhf.resilience.supervisor import BACKOFF
 from rlhf.rpc import RpcError
 from rlhf.stats import StatsTracker
 
@@ -42,11 +45,23 @@ class Hand(Protocol):
 
 
 class Revival:
-    """Repeats acts whose failure is the loss of a process. Figures of the restarts go to the stats."""
+    """Repeats acts whose failure is the loss of a process. Figures of the restarts go to the stats.
 
-    def __init__(self, restarter: Restarter, hands: Sequence[Hand], settings: RestartSettings, stats: StatsTracker):
+    A component is started again at once the first time; each time after that is preceded by a wait of `backoff`.
+    """
+
+    def __init__(
+        self,
+        restarter: Restarter,
+        hands: Sequence[Hand],
+        settings: RestartSettings,
+        stats: StatsTracker,
+        backoff: RetryPolicy = BACKOFF,
+    ):
         self._restarter, self._hands, self._settings, self._stats = restarter, hands, settings, stats
+        self._backoff = backoff
         self._breakers: dict[str, CircuitBreaker] = {}
+        self._restarts: Counter[str] = Counter()
         self._metrics = RestartMetrics()
         self._unmade: set[str] = set()
 
@@ -82,6 +97,7 @@ class Revival:
             self._allow(component, cause)
         start, succeeded = time.monotonic(), False
         logger.warning("%s lost and will be restarted: %s", _are(lost), cause)
+        time.sleep(max(self._wait_s(component) for component in lost))
         try:
             self._start(lost)
             for hand in self._hands:
@@ -106,6 +122,12 @@ class Revival:
             )
             raise cause
         breaker.failed()
+
+    def _wait_s(self, component: str) -> float:
+        """Before this restart of a component, which is counted."""
+        before = self._restarts[component]
+        self._restarts[component] += 1
+        return self._backoff.wait_s(before - 1) if before else 0.0
 
     def _start(self, components: Sequence[str]) -> None:
         if components:

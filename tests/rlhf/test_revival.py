@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from rlhf.config import HARDENED, JobConfig
 from rlhf.errors import EngineError, FrameworkError, InferenceEngineError, TrainEngineError
 from rlhf.resilience.restart_protocol import RestartSettings
+from rlhf.resilience.retry import RetryPolicy
 from rlhf.revival import LIMIT, Revival
 from rlhf.rpc import RpcError
 from rlhf.stats import StatsTracker
@@ -53,7 +55,7 @@ def stats(tmp_path: Path) -> StatsTracker:
 
 
 def revival(job: Job, stats: StatsTracker, settings: RestartSettings | None = None) -> Revival:
-    return Revival(job, [job], settings or RestartSettings(), stats)
+    return Revival(job, [job], settings or RestartSettings(), stats, RetryPolicy(attempts=1, base_s=0.25))
 
 
 def test_every_layout_may_be_hardened() -> None:
@@ -107,9 +109,11 @@ def test_one_that_is_lost_again_before_it_has_an_engine_is_started_again(stats: 
     assert job.done == ["restart rollout1", "restart rollout1", "renew rollout1"]
 
 
-def test_a_restart_loop_ends(stats: StatsTracker, caplog: pytest.LogCaptureFixture) -> None:
-    """A worker lost again and again is restarted three times, then its error is final; another worker has its own count."""
-    job = Job()
+def test_a_restart_loop_ends(stats: StatsTracker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker lost again and again is restarted three times, after longer and longer waits, then its error is final; another
+    worker has its own count."""
+    job, waits = Job(), list[float]()
+    monkeypatch.setattr(time, "sleep", waits.append)
     watch = revival(job, stats)
     with pytest.raises(InferenceEngineError, match="Connection lost"):
         watch.survive(lambda: job.lose("rollout1"))
@@ -119,6 +123,7 @@ def test_a_restart_loop_ends(stats: StatsTracker, caplog: pytest.LogCaptureFixtu
     tries = iter([lambda: job.lose("rollout0"), lambda: "done"])
     assert watch.survive(lambda: next(tries)()) == "done"
     assert job.done[-2:] == ["restart rollout0", "renew rollout0"]
+    assert waits == [0.0, 0.25, 0.5, 0.0]
 
 
 def test_switched_off_by_the_environment_and_in_vain(stats: StatsTracker) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +17,7 @@ import torch
 
 from rlhf.config import HARDENED, JobConfig
 from rlhf.resilience.checkpoint import load_checkpoint
+from rlhf.topology import components
 from tests.rlhf.job_folder import Hold, JobFolder
 
 pytestmark = pytest.mark.job
@@ -106,3 +110,71 @@ def same(seen: tuple, expected: tuple) -> None:
     assert seen[:2] == expected[:2]
     assert seen[2].keys() == expected[2].keys()
     assert all(torch.equal(tensor, expected[2][name]) for name, tensor in seen[2].items())
+
+
+def kill_all(folder: JobFolder, source: random.Random) -> None:
+    """Start the job and kill controller and scheduler some time after a step or two; the kernel ends what they started."""
+    said = "start to update weight, step: "
+    begun = folder.log("controller").count(said) + source.randint(1, 2)
+    scheduler, job = folder.start("rlhf.scheduler"), folder.start("rlhf.job")
+    while folder.log("controller").count(said) < begun and job.poll() is None:
+        time.sleep(0.002)
+    time.sleep(source.uniform(0, 0.2))
+    for process in (job, scheduler):
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 30
+    while folder.living():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "layout",
+    [{}, {"colocated": True}, {"weight_sync": "disk", "disk_source": "latest"}, {"shard_size": 2}, {"reference_workers": 2}],
+    ids=["apart", "colocated", "disk", "sharded", "two-references"],
+)
+def test_a_job_killed_as_a_whole_goes_on_and_ends_as_if_it_had_not(layout: dict, job_folder: MakeFolder) -> None:
+    """Killed three times at random moments and started again: the weights, and each step's reward and loss, are the same.
+
+    Figures are told at the end of a step: those of one that was saved and not ended are never told.
+    """
+    config = replace(SMALL, steps=9, recover_mode="auto", **layout)
+    whole, folder = job_folder(config, "whole"), job_folder(config, "job")
+    run(whole, [])
+    source = random.Random(time.time_ns())
+    os.environ["JOB_DIR"] = str(folder.path)
+    for _ in range(3):
+        kill_all(folder, source)
+    run(folder, [])
+    assert folder.log("controller").count("recover: begin at step: ") == 4
+    rewards, losses, weights = results(folder)
+    expected = [{step: figure for step, figure in told.items() if step in rewards} for told in results(whole)[:2]]
+    assert len(rewards) >= config.steps - 3
+    same((rewards, losses, weights), (*expected, results(whole)[2]))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout", [{}, {"colocated": True}, {"shard_size": 2}], ids=["apart", "colocated", "sharded"])
+def test_losses_at_any_moment(layout: dict, job_folder: MakeFolder) -> None:
+    """Whoever is killed, in whatever it is doing, twice each at most: the job ends as if nobody had been."""
+    config = replace(SMALL, steps=30, **layout)
+    whole, folder = job_folder(config, "whole"), job_folder(config, "job")
+    run(whole, [])
+    os.environ["JOB_DIR"] = str(folder.path)
+    folder.start("rlhf.scheduler")
+    job = folder.start("rlhf.job")
+    folder.wait_for_line("controller", "start to rollout, step: 0,", job)
+    source = random.Random(time.time_ns())
+    victims = 2 * [name for name in components(config) if name not in ("controller", "scheduler")]
+    source.shuffle(victims)
+    killed = []
+    while victims and job.poll() is None:
+        time.sleep(source.uniform(0.2, 0.8))
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it is being started again just now
+            send(folder, victims[-1], signal.SIGKILL)
+            killed.append(victims.pop())
+    assert finish(folder, job) == 0, f"{killed}\n{folder.log('controller')}"
+    assert killed
+    same(results(folder), results(whole))
