@@ -8,13 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from tests.rlhf.job_folder import JobFolder
 
-
-def redirect(folder: JobFolder, link: str, over: Callable[[str], str]) -> None:
-    """Let a link of the name table lead to what ``over`` makes of its address."""
-    path = folder.path / "addresses.json"
+def redirect(job_dir: Path, link: str, over: Callable[[str], str]) -> None:
+    """Let a link of the job's name table lead to what ``over`` makes of its address."""
+    path = job_dir / "addresses.json"
     table = json.loads(path.read_text())
     table["dial"][link] = over(table["dial"][link])
     path.write_text(json.dumps(table))

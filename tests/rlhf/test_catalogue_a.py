@@ -63,7 +63,7 @@ def test_a_slow_upload_is_told_by_who_uploads(job_folder: MakeFolder) -> None:
     """A1: the worker with the narrow link gives up by itself and says how far it came; that is the job's error."""
     timeouts = Timeouts(update_weights=4.0, upload_weights=4.0, rpc_grace=4.0)
     folder = job_folder(JobConfig(**SMALL, time_scale=1.0, timeouts=timeouts, posture=HARDENED))
-    redirect(folder, "train1>metaserver:weights", lambda address: slow_link(address, bytes_per_s=20_000))
+    redirect(folder.path, "train1>metaserver:weights", lambda address: slow_link(address, bytes_per_s=20_000))
     code, failed = finish(folder, quiet(folder))
     assert (code, failed) == (1, ["weights_update"])
     text = "TrainEngineError: UploadWeightsError: train1: HTTP 500: Exception: TrainEngineError: UploadWeightsError: "
@@ -118,7 +118,7 @@ def test_a_lost_hand_over_is_told_at_once(job_folder: MakeFolder) -> None:
     timeouts = Timeouts(event=1.0, arena=60.0)
     folder = job_folder(JobConfig(**PAIR, colocated=True, time_scale=1.0, timeouts=timeouts, posture=HARDENED))
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        redirect(folder, "controller>rollout0:event", lambda _: "{}:{}".format(*silent.getsockname()))
+        redirect(folder.path, "controller>rollout0:event", lambda _: "{}:{}".format(*silent.getsockname()))
         code, failed = finish(folder, quiet(folder))
     assert (code, failed) == (1, ["rollout"])
     assert "InferenceEngineError: NotifyEventError: rollout0: Request timeout after 1.0s" in raised(folder)
@@ -131,7 +131,7 @@ def test_a_hand_over_that_is_only_late(posture: Posture, job_folder: MakeFolder)
     again, and the job does all its steps."""
     timeouts = Timeouts(event=1.5, arena=4.0)
     folder = job_folder(JobConfig(**PAIR, colocated=True, time_scale=1.0, timeouts=timeouts, posture=posture))
-    redirect(folder, "controller>rollout0:event", deaf_once)
+    redirect(folder.path, "controller>rollout0:event", deaf_once)
     code, failed = finish(folder, quiet(folder))
     if posture is HARD:
         assert (code, failed) == (0, []), folder.log("controller")

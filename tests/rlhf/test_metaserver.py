@@ -17,6 +17,7 @@ from rlhf.config import JobConfig
 from rlhf.errors import InferenceEngineError, TrainEngineError
 from rlhf.metaserver import MetaServer, serve_app
 from rlhf.weights import WeightStore
+from tests.rlhf.relay import redirect, slow_link
 
 CONFIG = JobConfig(time_scale=3600.0, upload_chunk_bytes=1000)
 
@@ -58,6 +59,20 @@ def test_a_missing_shard_is_waited_for_until_the_deadline(store: str) -> None:
     ):
         WeightStore("rollout0", CONFIG).fetch(1, ranks=2)
     assert time.monotonic() - start >= CONFIG.timeout_s("update_weights") - 0.01
+
+
+def test_a_slow_upload_is_given_up_by_who_was_told_how_long_it_may_take(store: str) -> None:
+    """A link that moves a little all the time trips no time-out of a socket, however long it takes; a bound does."""
+    redirect(links.job_dir(), "train0>metaserver:weights", lambda address: slow_link(address, bytes_per_s=10_000))
+    trainer, shard = WeightStore("train0", CONFIG), {"a": torch.ones(4000)}
+    start = time.monotonic()
+    trainer.publish(shard, 0, version=1)
+    assert time.monotonic() - start > CONFIG.timeout_s("upload_weights")
+    with pytest.raises(
+        TrainEngineError, match=r"UploadWeightsError: .* version 2: gave up after \d\.\ds, \d+ of 17 chunks are"
+    ):
+        trainer.publish(shard, 0, version=2, within_s=0.5)
+    assert "v2/shard0" not in requests.get(f"{store}/keys", timeout=5).json()["keys"]
 
 
 def test_chunks_without_a_manifest_are_invisible(store: str) -> None:

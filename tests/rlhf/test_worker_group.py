@@ -15,7 +15,7 @@ from rlhf.config import JobConfig, Posture
 from rlhf.controller import Controller
 from rlhf.errors import InferenceEngineError, TrainEngineError
 from rlhf.stats import StatsTracker
-from rlhf.worker_group import WorkerGroup, wait_all, wait_future_ordered
+from rlhf.worker_group import WorkerGroup, wait_all, wait_causes, wait_future_ordered
 from storage.records import Role
 
 
@@ -50,6 +50,19 @@ def test_wait_all_raises_after_all_have_ended(caplog: pytest.LogCaptureFixture) 
     with pytest.raises(TrainEngineError, match="SaveError"):
         wait_all(_ended(TrainEngineError("SaveError", "a"), 2, TrainEngineError("SaveError", "b")))
     assert len(caplog.messages) == 2
+
+
+def test_who_waited_in_vain_is_not_the_cause() -> None:
+    """Where an upload and those who wait for it fail, the upload's error is raised, however late it comes; else theirs is."""
+    upload = TrainEngineError("UploadWeightsError", "train1: gave up")
+    waits = [InferenceEngineError("UpdateWeightError", f"rollout{rank}: timed out") for rank in range(2)]
+    ended = _ended(1, upload, *waits)  # from the last to the first
+    with pytest.raises(TrainEngineError) as caught:
+        wait_causes(ended[:2], ended[2:])
+    assert caught.value is upload
+    with pytest.raises(InferenceEngineError, match="timed out"):
+        wait_causes(_ended(1, 2), _ended(*waits))
+    wait_causes(_ended(1, 2), _ended(3))
 
 
 @pytest.fixture
