@@ -19,11 +19,13 @@ import pyarrow as pa
 
 from storage.encoding import Effort, SegmentError, in_memory
 from storage.folders import Folder, open_folder
-from storage.merging import MOST_ROWS, merge, write_rows
+from storage.merging import merge, write_rows
 from storage.segments import Segment, segment_of
 
 #: How many segments of one generation become one of the next.
 _FAN_IN = 8
+#: A segment of this many rows is large enough: its footer weighs nothing, and merging it would cost more than it spares.
+_ENOUGH_ROWS = 100_000
 
 
 class TableWriteError(OSError):
@@ -94,7 +96,7 @@ class TableWriter:
         self._stop.set()
         self._thread.join()
         with self._writing:
-            self._write(Effort.LIVE if self._written else Effort.CLOSED)
+            self._write(Effort.LIVE if self._written or self._rows >= _ENOUGH_ROWS else Effort.CLOSED)
             newest = self._newest()
             if len(newest) > 1:
                 self._join(newest, Effort.CLOSED)
@@ -122,13 +124,13 @@ class TableWriter:
         self._written.append((segment, rows.num_rows))
 
     def _alike(self, recent: list[tuple[Segment, int]]) -> bool:
-        enough = len(recent) == _FAN_IN and sum(rows for _, rows in recent) <= MOST_ROWS
+        enough = len(recent) == _FAN_IN and sum(rows for _, rows in recent) <= _ENOUGH_ROWS
         return enough and len({segment.generation for segment, _ in recent}) == 1
 
     def _newest(self) -> list[tuple[Segment, int]]:
-        """The newest segments, as many as fit into one."""
+        """The newest segments, as many as are worth merging."""
         totals = accumulate(rows for _, rows in reversed(self._written))
-        count = sum(1 for total in totals if total <= MOST_ROWS)
+        count = sum(1 for total in totals if total <= _ENOUGH_ROWS)
         return self._written[len(self._written) - count :]
 
     def _join(self, recent: list[tuple[Segment, int]], effort: Effort) -> bool:
