@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from rlhf import links, ray_nodes
-from rlhf.config import JobConfig, Posture
+from rlhf.config import HARDENED, JobConfig, Posture
 from rlhf.registry import registered
 from rlhf.serving.config import ServingConfig
 from rlhf.topology import components
@@ -181,3 +181,16 @@ def test_a_served_job_without_ray_is_refused(job_folder: Callable[[JobConfig], J
     assert _run(folder, None) == 1
     last = folder.log("controller").splitlines()[-1]
     assert "serving (exit code 1: " in last and "needs a job that is placed by Ray" in last
+
+
+@pytest.mark.long
+def test_a_lost_service_comes_back(job_folder: Callable[[JobConfig], JobFolder], ray_node: Cluster) -> None:
+    """Posture `restart`: the service killed on entering a rollout is started again and given the step's weights anew; the job
+    does all its steps."""
+    folder = job_folder(replace(SERVED, posture=HARDENED))
+    hold = Hold(folder, "rollout", 1, lambda: os.kill(folder.registration("serving")["pid"], signal.SIGKILL))
+    env = {"STAGE_SOCKET": str(hold.path), "STAGE_DEADLINE_S": "60", "SERVER_RESTART_WAIT_TIME": "120"}
+    assert _run(folder, ray_node, **env) == 0, folder.log("controller") + folder.log("serving")
+    assert "serving is lost and will be restarted: " in folder.log("controller")
+    assert sorted(folder.by_step("controller", "reward")) == list(range(SERVED.steps))
+    assert _gone(ray_node)

@@ -69,6 +69,10 @@ KILLED = [
 ]
 #: The same without the MetaServer, which stands idle then.
 ENGINES_KILLED = [loss for loss in KILLED if loss[2] != "metaserver"]
+TRAINERS_KILLED = [loss for loss in KILLED if loss[2].startswith("train")]
+#: The MetaServer is a thread of the controller's.
+INSIDE = replace(HARDENED, metaserver="controller")
+SFT = {"workload": "sft", "rollout_workers": 0, "reference_workers": 0}
 #: A train worker without a fellow: there is the checkpoint of step 0, and nothing before that.
 ALONE = [("train", 3, "train0", signal.SIGKILL), ("weights_update", 4, "train0", signal.SIGKILL)]
 #: Each kind of process stopped once: alive, connected, and silent.
@@ -89,6 +93,8 @@ STOPPED = [
         pytest.param({"weight_sync": "disk", "disk_source": "latest"}, ENGINES_KILLED, id="latest", marks=pytest.mark.long),
         pytest.param({"shard_size": 2}, KILLED, id="sharded", marks=pytest.mark.long),
         pytest.param({"train_workers": 1, "latest_save_interval": 4}, ALONE, id="alone", marks=pytest.mark.long),
+        pytest.param({"posture": INSIDE}, ENGINES_KILLED, id="store-inside", marks=pytest.mark.long),
+        pytest.param(SFT, TRAINERS_KILLED, id="sft", marks=pytest.mark.long),
         pytest.param({}, STOPPED, id="stopped", marks=pytest.mark.long),
         pytest.param({"colocated": True}, STOPPED, id="colocated-stopped", marks=pytest.mark.long),
     ],
