@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from injection import kernel, netfilter
+from injection.cgroup import group_of
 from injection.keeper_client import PlaceError, clean_environment, make_scratch
+from injection.memory.group import why_not
 from injection.packet_queue import PacketQueue
+from injection.virtual import loop
 from injection.virtual.cluster import UNSHARE
 
 TRY_S = 30.0
@@ -61,6 +64,8 @@ def checks() -> tuple[Check, ...]:
         *(_queue(found, kind, cluster) for kind in SERVES),
         _relay(),
         _processors(),
+        _disk(),
+        _groups(),
     )
 
 
@@ -124,6 +129,25 @@ def _relay() -> Check:
     except OSError as error:
         return Check("proxy", available=False, reason=f"cannot listen on loopback: {error}")
     return Check("proxy", available=True, reason="delay, bandwidth and reset of links on the plain host; bytes, not packets")
+
+
+def _disk() -> Check:
+    """Of which kind the job's own disk would be, where a scenario has faults of disks."""
+    refusal = loop.why_not()
+    if refusal:
+        return Check("disk device", available=False, reason=f"{refusal}: the job's disk is memory, it can be full but not slow")
+    return Check(
+        "disk device", available=True, reason="disk-fill, and io-contention (contend, throttle, hang) on a loop device"
+    )
+
+
+def _groups() -> Check:
+    """Whether a process can be put into a memory group of its own, and so be killed by the kernel."""
+    home = group_of("self", "memory")
+    refusal = why_not(home.fresh()) if home else "this machine has no memory controller for groups of processes"
+    if refusal:
+        return Check("memory group", available=False, reason=f"{refusal}: memory runs out by an allocation error")
+    return Check("memory group", available=True, reason="memory-pressure where: group, ended by the kernel")
 
 
 def _processors() -> Check:

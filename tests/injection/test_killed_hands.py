@@ -37,7 +37,7 @@ def lab(scratch: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Vi
     if request.param == "group" and os.geteuid() != 0:
         pytest.skip("needs root")
     if request.param == "machine":
-        params = {**params, "headroom_mib": float(available_memory()["available_bytes"] // MIB - 128)}
+        params = {**params, "headroom_mib": float(available_memory()["available_bytes"] // MIB - 768)}
     for folder in ("arena", "recover"):
         (scratch / folder).mkdir()
     (scratch / "config.json").write_text(json.dumps({"device": "cpu", "colocated": True, "arena_path": ""}))
