@@ -188,7 +188,7 @@ class RpcClient:
             reason = getattr(error.args[0], "reason", None) if error.args else None
             if reason is not None:  # only a connection that was never made carries a reason
                 raise _AgainError(f"Connection error for {self._url(path)}: {reason}.") from error
-            if path == EVENT and self._config.posture.acked_events:
+            if path == EVENT and self._config.posture.acked_events and not self.absence():
                 raise _AgainError(f"Connection lost for {self._url(path)}: {error}.") from error
             self._lost(f"Connection lost: {error}")
             raise self._final(name, request_id, f"Connection lost: {error}") from error

@@ -315,3 +315,26 @@ def test_a_message_is_sent_three_times_and_then_the_neighbour_is_offline(
         members._detector.beat("rollout0")
         assert group.online() == [0]
         members.close()
+
+
+def test_an_event_to_one_that_is_lost_is_not_told_again(
+    job_folder: Callable[[JobConfig], JobFolder], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An acknowledged event that hangs is given up with its receiver, and the one warning is that of its absence."""
+    config = JobConfig(rollout_workers=1, posture=Posture(retry="backoff", acked_events=True, heartbeats=True))
+    job_folder(config)
+    with StatsTracker(tmp_path / "controller.jsonl", "controller") as stats, links.listen("rollout0", "event") as listener:
+        members = Membership(config, stats)
+        members.begin(beating(config))
+        group = WorkerGroup(Role.ROLLOUT, config, stats, InferenceEngineError)
+        group.heed(members)
+        with ThreadPoolExecutor() as pool:
+            told = pool.submit(group.notify, "rollout_start", 3)
+            stream, _ = listener.accept()
+            assert stream.recv(65536)
+            members.mark_offline("rollout0", "no beat for 3.1 s")
+            told.result(60)
+        stream.close()
+        members.close()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert warnings == ["rollout0 is offline: no beat for 3.1 s"]
