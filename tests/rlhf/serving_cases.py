@@ -32,8 +32,8 @@ class Silent:
 class Hasty(Entry):
     """Calls its handle as if it were the object."""
 
-    async def _sample(self, prompts, step):
-        return self._ranks[0](prompts)
+    async def _sample(self, ask):
+        return self._ranks[0](ask)
 
 
 def policy() -> None:

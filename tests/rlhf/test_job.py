@@ -137,6 +137,22 @@ def _slow_link(address: str, bytes_per_s: float) -> str:
     return "{}:{}".format(*server.getsockname())
 
 
+def test_whose_time_is_up_first_is_who_is_blamed(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """The same narrow link where the controller waits less for uploads than workers for weights: the train worker is blamed."""
+    timeouts = Timeouts(update_weights=9.0, upload_weights=4.0, rpc_grace=1.0)
+    folder = job_folder(JobConfig(**PATIENT, time_scale=1.0, timeouts=timeouts))
+    table = json.loads((folder.path / "addresses.json").read_text())
+    link = "train1>metaserver:weights"
+    table["dial"][link] = _slow_link(table["dial"][link], bytes_per_s=20_000)
+    (folder.path / "addresses.json").write_text(json.dumps(table))
+    folder.start("rlhf.scheduler")
+    assert _finish(folder, folder.start("rlhf.job")) == 1
+    errors = [line for line in folder.log("controller").splitlines() if "Exception caught when waiting for future" in line]
+    assert "TrainEngineError: UploadWeightsError: train1" in errors[0]
+    last = folder.log("controller").splitlines()[-1]
+    assert last.startswith("rlhf.errors.TrainEngineError: TrainEngineError: UploadWeightsError: train1: Request timeout")
+
+
 def test_a_slow_upload_comes_out_at_the_rollout_workers(job_folder: Callable[[JobConfig], JobFolder]) -> None:
     """One train worker's narrow link: both rollout workers report UpdateWeightError first, that worker nothing."""
     timeouts = Timeouts(update_weights=4.0, upload_weights=4.0, rpc_grace=4.0)
