@@ -6,7 +6,6 @@ It joins truth (scenario, arm) to the manifests, so it is never a door for diagn
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,9 +16,9 @@ import pyarrow as pa
 from storage.layout import RunPaths, run_paths, runs_dir
 from storage.manifest import Manifest, ManifestError, RunState, load_manifest
 from storage.schemas import RUNS, TABLES
-from storage.summaries import summaries
+from storage.summaries import add_summaries
 from storage.truth import load_plan
-from storage.views import add_table, connect
+from storage.views import add_table, connect, tables_named
 
 UNREADABLE = "unreadable"
 
@@ -111,8 +110,8 @@ def metrics(
 def pooled(run_ids: Sequence[str] | None = None, **wanted: str) -> Answer:
     """Mean and sd over all samples of the runs (None = all), by stage, role and metric, from the runs' summaries.
 
-    ``wanted`` are exact values of stage, role, metric or component. Columns: stage, role, metric, unit, runs, n, missed, mean,
-    sd (n - 1 in its denominator; null for one sample), min, max.
+    ``wanted`` are exact values of stage, role, metric or component. Columns: stage, role, metric, unit, run_count, n, missed,
+    mean, sd (n - 1 in its denominator; null for one sample), min, max.
     """
     strange = sorted(set(wanted) - {"stage", "role", "metric", "component"})
     if strange:
@@ -141,18 +140,16 @@ def query(sql: str, run_ids: Sequence[str] | None = None, parameters: dict[str, 
 
 
 def _answer(sql: str, run_ids: Sequence[str], parameters: dict[str, Any]) -> Answer:
-    named = set(re.findall(r"[a-z_]+", sql.lower()))
     problems: list[str] = []
     with connect() as connection:
+        named = tables_named(sql)
         for name, schema in TABLES.items():
             if name in named:
                 problems += add_table(connection, schema, name, run_ids)
         if "runs" in named:
             connection.register("runs", _runs_table(run_ids))
         if "summaries" in named:
-            rows, told = summaries(run_ids, _has_ended)
-            connection.register("summaries", rows.replace_schema_metadata(None))
-            problems += told
+            problems += add_summaries(connection, run_ids, _has_ended)
         found = connection.execute(sql, parameters)
         columns = tuple(column[0] for column in found.description or ())
         return Answer(columns, found.fetchall(), tuple(dict.fromkeys(problems)))
@@ -186,9 +183,9 @@ def _public(manifest: Manifest) -> dict[str, Any]:
 
 #: Sums of squares about the common mean, not of squares: large values with a small spread keep their sd.
 _POOLED = """
-WITH chosen AS (SELECT * FROM summaries WHERE n > 0 /* wanted */),
-totals AS (
-    SELECT stage, role, metric, unit, count(DISTINCT run_id) AS runs, sum(n)::BIGINT AS n, sum(missed)::BIGINT AS missed,
+WITH chosen AS MATERIALIZED (SELECT * FROM summaries WHERE n > 0 /* wanted */),
+totals AS MATERIALIZED (
+    SELECT stage, role, metric, unit, count(DISTINCT run_id) AS run_count, sum(n)::BIGINT AS n, sum(missed)::BIGINT AS missed,
            sum(n * mean) / sum(n) AS mean, min("min") AS "min", max("max") AS "max"
     FROM chosen GROUP BY ALL
 ),
@@ -196,6 +193,7 @@ spread AS (
     SELECT stage, role, metric, unit, sum(m2 + chosen.n * (chosen.mean - totals.mean) ** 2) AS about_mean
     FROM chosen JOIN totals USING (stage, role, metric, unit) GROUP BY ALL
 )
-SELECT stage, role, metric, unit, runs, n, missed, mean, CASE WHEN n > 1 THEN sqrt(about_mean / (n - 1)) END AS sd, "min", "max"
+SELECT stage, role, metric, unit, run_count, n, missed, mean,
+       CASE WHEN n > 1 THEN sqrt(about_mean / (n - 1)) END AS sd, "min", "max"
 FROM totals JOIN spread USING (stage, role, metric, unit) ORDER BY ALL
 """

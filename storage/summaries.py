@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
 
-from storage.encoding import Effort, decode
+from storage.encoding import Effort, facts, in_memory
 from storage.folders import LocalFolder
-from storage.layout import cache_dir, run_paths
+from storage.layout import RunPaths, cache_dir, runs_dir
 from storage.merging import write_rows
 from storage.reader import each_segment
 from storage.schemas import METRICS, SUMMARIES
-from storage.views import add_table, connect
+from storage.views import add_table, connect, quoted
 
 _CACHED = SUMMARIES.append(pa.field("made_from", pa.string(), metadata={"unit": ""}))
-_CACHED = _CACHED.append(pa.field("problems", pa.string(), metadata={"unit": ""}))
+_CACHED = in_memory(_CACHED.append(pa.field("problems", pa.string(), metadata={"unit": ""})))
 
 _SUM_UP = """
 SELECT run_id, component, regexp_replace(component, '[0-9]+$', '') AS role, coalesce(stage, '') AS stage, metric, unit,
@@ -35,23 +36,32 @@ FROM metrics GROUP BY ALL
 """
 
 
-def summaries(run_ids: Sequence[str], has_ended: Callable[[str], bool]) -> tuple[pa.Table, list[str]]:
-    """The SUMMARIES rows of the runs, and one sentence for each file that is in none. Only runs that ended are remembered."""
-    wanted = {run_id: _made_from(run_paths(run_id).table("metrics")) for run_id in run_ids}
-    kept = _load()
-    told = [f"{run}\n{key}" for run, key in wanted.items()]
-    known = kept.filter(
-        pc.is_in(pc.binary_join_element_wise(kept["run_id"], kept["made_from"], "\n"), pa.array(told, pa.string()))
-    )
-    here = set(pc.unique(known["run_id"]).to_pylist())
-    new = _sum_up({run_id: key for run_id, key in wanted.items() if run_id not in here})
+def add_summaries(connection: DuckDBPyConnection, run_ids: Sequence[str], has_ended: Callable[[str], bool]) -> list[str]:
+    """The view `summaries` of the runs; returns a sentence for each file that is in none. Runs under way are not remembered."""
+    base = runs_dir()
+    wanted = {run_id: _made_from(RunPaths(base / run_id).table("metrics")) for run_id in run_ids}
+    connection.execute(f"CREATE VIEW kept AS {_kept()}")
+    told = {run: (key, json.loads(text)) for run, key, text in connection.execute(_TOLD).fetchall()}
+    known = [run for run, key in wanted.items() if told.get(run, ("", []))[0] == key]
+    new = _sum_up({run_id: key for run_id, key in wanted.items() if run_id not in set(known)})
+    connection.register("new", new.replace_schema_metadata(None))
+    connection.register("known", pa.table({"run_id": pa.array(known, pa.string())}))
+    connection.execute(f"CREATE VIEW summaries AS SELECT {_COLUMNS} FROM ({_KNOWN} UNION ALL SELECT * FROM new)")  # noqa: S608
     lasting = [run_id for run_id in pc.unique(new["run_id"]).to_pylist() if has_ended(run_id)]
     if lasting:
-        others = kept.filter(pc.invert(pc.is_in(kept["run_id"], new["run_id"])))
-        _save(pa.concat_tables([others, new.filter(pc.is_in(new["run_id"], pa.array(lasting, pa.string())))]))
-    rows = pa.concat_tables([known, new])
-    problems = {sentence for text in pc.unique(rows["problems"]).to_pylist() for sentence in json.loads(text)}
-    return rows.select(SUMMARIES.names), sorted(problems)
+        connection.register("lasting", pa.table({"run_id": pa.array(lasting, pa.string())}))
+        _save(connection.sql(_LASTING).to_arrow_table().cast(_CACHED))
+    texts = [json.loads(text) for text in pc.unique(new["problems"]).to_pylist()]
+    return sorted({sentence for sentences in [*texts, *(told[run][1] for run in known)] for sentence in sentences})
+
+
+_COLUMNS = ", ".join(f'"{name}"' for name in SUMMARIES.names)
+_TOLD = "SELECT DISTINCT run_id, made_from, problems FROM kept"
+_KNOWN = "SELECT * FROM kept SEMI JOIN known USING (run_id)"
+_LASTING = """
+SELECT * FROM kept WHERE run_id NOT IN (SELECT run_id FROM lasting)
+UNION ALL SELECT * FROM new WHERE run_id IN (SELECT run_id FROM lasting)
+"""
 
 
 def _sum_up(made_from: dict[str, str]) -> pa.Table:
@@ -60,7 +70,7 @@ def _sum_up(made_from: dict[str, str]) -> pa.Table:
         return _CACHED.empty_table()
     with connect() as connection:
         problems = add_table(connection, METRICS, "metrics", list(made_from))
-        rows = connection.sql(_SUM_UP).to_arrow_table().cast(pa.schema(SUMMARIES.remove_metadata()))
+        rows = connection.sql(_SUM_UP).to_arrow_table().cast(SUMMARIES.remove_metadata())
     by_run = {run: json.dumps([text for text in problems if text.startswith(f"{run}:")]) for run in made_from}
     runs = rows["run_id"].to_pylist()
     rows = rows.append_column("made_from", pa.array([made_from[run] for run in runs], pa.string()))
@@ -72,9 +82,17 @@ def _made_from(folder: Path) -> str:
     return hashlib.sha256("\n".join(LocalFolder(folder).names()).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _load() -> pa.Table:
-    found, _ = each_segment(cache_dir() / "summaries", lambda _segment, data: decode(data, _CACHED))
-    return found[-1] if found else _CACHED.empty_table()
+def _kept() -> str:
+    """What reads the cache, where there is one that is whole."""
+    folder = cache_dir() / "summaries"
+    found, _ = each_segment(folder, lambda segment, data: (segment.name, facts(data, _CACHED)))
+    columns = ", ".join(f'"{name}"' for name in _CACHED.names)
+    if found:
+        return f"SELECT {columns} FROM read_parquet({quoted(folder / found[-1][0])})"  # noqa: S608 - ours
+    nothing = ", ".join(
+        f'NULL::{"VARCHAR" if pa.types.is_dictionary(one.type) else "DOUBLE"} AS "{one.name}"' for one in _CACHED
+    )
+    return f"SELECT {nothing} WHERE false"
 
 
 def _save(rows: pa.Table) -> None:

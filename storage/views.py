@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import duckdb
@@ -10,11 +11,20 @@ import pyarrow as pa
 from storage.encoding import facts, today
 from storage.layout import run_paths
 from storage.reader import each_segment, read_segment
+from storage.schemas import VIEWS
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """A database in memory that answers in UTC and never looks for an extension on a network."""
-    return duckdb.connect(config={"autoinstall_known_extensions": "false", "TimeZone": "UTC"})
+    """A database in memory that answers in UTC, and looks neither on a network for extensions nor in Python for tables."""
+    settings = {"autoinstall_known_extensions": "false", "python_enable_replacements": "false", "TimeZone": "UTC"}
+    connection = duckdb.connect(config=settings)
+    connection.execute("SET enable_progress_bar = false")
+    return connection
+
+
+def tables_named(sql: str) -> set[str]:
+    """Which of our views a statement may read: those named where a table can stand. The others need not be made."""
+    return {name for name in VIEWS if re.search(rf'(?:\b(?:from|join)|[,(])\s*(?:main\.)?"?{name}\b', sql, re.IGNORECASE)}
 
 
 def add_table(connection: duckdb.DuckDBPyConnection, schema: pa.Schema, name: str, run_ids: Sequence[str]) -> list[str]:
@@ -46,8 +56,13 @@ def with_run_id(rows: pa.Table, run_id: str) -> pa.Table:
 def _select(paths: Sequence[str], schema: pa.Schema) -> str:
     if not paths:
         return ""
-    files = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    files = ", ".join(map(quoted, paths))
     columns = ", ".join(f'"{name}"' for name in schema.names)
     # .../runs/<run id>/tables/<table>/<segment>
     run_id = "split_part(filename, '/', -4) AS run_id"
     return f"SELECT {run_id}, {columns} FROM read_parquet([{files}], filename=true) UNION ALL"  # noqa: S608 - ours
+
+
+def quoted(text: object) -> str:
+    """A path as SQL text."""
+    return "'" + str(text).replace("'", "''") + "'"
