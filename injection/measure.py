@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from injection import procfs
@@ -34,13 +34,18 @@ def process_state(pid: int, start_ticks: int, window_s: float = 0.0) -> dict[str
     return {"alive": who.alive(), "states": "".join(sorted(states)), "cpu_s": round(used, 4)}
 
 
-def cpu_share(processes: list[list[int]], window_s: float) -> dict[str, Any]:
-    """CPU time that processes ([pid, start_ticks] each) got over `window_s`, in cores; and how many of them live."""
+def cpu_share(processes: list[list[int]], window_s: float, cores: Sequence[int] = ()) -> dict[str, Any]:
+    """CPU time that processes ([pid, start_ticks] each) got over `window_s`, in cores; and how many of them live.
+
+    `idle_ratio` is the part of the time that `cores` had nothing to do, 0 without any.
+    """
     who = [Identity(pid, ticks) for pid, ticks in processes]
-    before, began = _cpu_s(who), time.monotonic()
+    before, idle, began = _cpu_s(who), procfs.idle_s(cores), time.monotonic()
     time.sleep(window_s)
-    got = _cpu_s(who) - before
-    return {"cores_ratio": round(got / (time.monotonic() - began), 4), "alive_count": sum(one.alive() for one in who)}
+    seconds = time.monotonic() - began
+    unused = (procfs.idle_s(cores) - idle) / (seconds * max(1, len(cores)))
+    alive = sum(one.alive() for one in who)
+    return {"cores_ratio": round((_cpu_s(who) - before) / seconds, 4), "alive_count": alive, "idle_ratio": round(unused, 4)}
 
 
 def address_space(pid: int, start_ticks: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,13 @@ def thread_cpu_s(tid: int) -> float:
     except (FileNotFoundError, ProcessLookupError):
         stat = read_stat(tid)  # gone, or a kernel without scheduler statistics
         return stat.cpu_s if stat else 0.0
+
+
+def idle_s(cores: Collection[int]) -> float:
+    """Seconds since boot in which these cores, added up, had nothing to do (waiting for a disk included)."""
+    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    wanted = {f"cpu{core}" for core in cores}
+    return sum(int(words[4]) + int(words[5]) for words in lines if words[0] in wanted) / TICKS_PER_S
 
 
 def identity(pid: int) -> Identity:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from injection import procfs
 from injection.fault import RefusedError
-from injection.faults.cpu_contention import CpuContention, competitors
+from injection.faults.cpu_contention import RIVALS, CpuContention, competitors
 from injection.faults.cpu_contention import Params as Contention
 from injection.faults.memory_pressure import MemoryPressure
 from injection.faults.memory_pressure import Params as Pressure
@@ -146,7 +146,7 @@ def test_competitors_take_the_targets_core_and_vanish(victim: Victim) -> None:
 
 @given(st.floats(min_value=0.01, max_value=0.98))
 def test_there_are_enough_competitors_for_the_share(share: float) -> None:
-    """CPU: by fairness alone n equals get n / (n + 1) of a core from a victim that wants it all; that covers the share."""
+    """CPU: by fairness alone n equals get n / (n + 2) of a core that two others want all of; that covers the share."""
     count = competitors(share)
-    assert count / (count + 1) > share
-    assert (count - 2) / (count - 1) < share or count == 2
+    assert count / (count + RIVALS) > share
+    assert (count - 2) / (count - 2 + RIVALS) < share or count == 2
