@@ -71,8 +71,10 @@ def test_a_matrix_begins_with_healthy_runs_and_holds_every_arm() -> None:
         ("no-fault", "control", 8),
         ("worker-kill", "control", 7),
         ("worker-kill", "legacy", 7),
+        ("worker-kill", "hardened", 7),
         ("worker-kill", "control", 8),
         ("worker-kill", "legacy", 8),
+        ("worker-kill", "hardened", 8),
     ]
 
 
