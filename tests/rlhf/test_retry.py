@@ -118,7 +118,7 @@ def test_nonsense_is_no_policy() -> None:
     for bad in ({"attempts": 0}, {"base_s": -1.0}, {"factor": 0.5}, {"deadline_s": -1.0}):
         with pytest.raises(ValueError, match="not a retry policy"):
             RetryPolicy(**{"attempts": 3, "base_s": 1.0, **bad})
-    with pytest.raises(ValueError, match="posture retry is 'often'; allowed: trainer, hasty, patient, backoff"):
+    with pytest.raises(ValueError, match="posture retry is 'often'; allowed: trainer, hasty, patient, grpc_send, backoff"):
         Posture(retry="often")
 
 
