@@ -17,6 +17,8 @@ from injection.place import Place, open_place
 from injection.virtual import loop
 from tests.injection.victim import wait_until
 
+pytestmark = pytest.mark.job
+
 PATIENCE_S = 60.0
 COMPONENTS = {"train0": "trainers", "controller": "control"}
 DRIVER = """

@@ -24,6 +24,8 @@ from injection.target import Site, resolve
 from injection.virtual.addresses import BRIDGE_ADDRESS, DNS_PORT, NOBODY, host_name
 from tests.injection.victim import register, wait_until
 
+pytestmark = pytest.mark.job
+
 COMPONENTS = {"train0": "trainers", "rollout0": "rollouts", "metaserver": "control", "controller": "control"}
 DRIVER = """
 import json, os, time
