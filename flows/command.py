@@ -16,7 +16,7 @@ import click
 from flows.commands.doctor import doctor
 from flows.commands.experiment import recover, rerun, run, stop
 from flows.commands.judge import compare, diagnose, score
-from flows.commands.kept import export_command, gc, import_command, query
+from flows.commands.kept import export_command, gc, import_command, indicators, query
 from flows.commands.logs import logs
 from flows.commands.matrix import matrix
 from flows.commands.runs import list_command, ps, show
@@ -42,7 +42,7 @@ def cli() -> None:
 
 
 VERBS = (
-    *(matrix, run, rerun, stop, list_command, show, logs, ps, query, compare, diagnose, score),
+    *(matrix, run, rerun, stop, list_command, show, logs, ps, query, indicators, compare, diagnose, score),
     *(up, down, env, wait, doctor, recover, gc, export_command, import_command),
 )
 for verb in VERBS:

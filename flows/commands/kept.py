@@ -1,4 +1,4 @@
-"""Verbs about what is kept: query, gc, export, import."""
+"""Verbs about what is kept: query, indicators, gc, export, import."""
 
 from __future__ import annotations
 
@@ -22,6 +22,26 @@ def query(sql: str, run_ids: tuple[str, ...], as_json: bool) -> None:
     from storage.catalogue import query as answer_to
 
     answer = answer_to(sql, list(run_ids) or None)
+    if as_json:
+        print_json({"columns": answer.columns, "rows": answer.dicts(), "problems": answer.problems})
+        return
+    print_table([_short(row) for row in answer.dicts()], list(answer.columns), "no rows")
+    for problem in answer.problems:
+        click.echo(f"left out: {problem}", err=True)
+
+
+@click.command()
+@click.argument("scenario")
+@click.option("--sql", "sql_only", is_flag=True, help="Print the query instead of its answer.")
+@as_json
+def indicators(scenario: str, sql_only: bool, as_json: bool) -> None:
+    """Fill the plan's table of a SCENARIO from all its valid runs: healthy, and since the fault, target and peers."""
+    from storage.indicators import plan_table, plan_table_sql
+
+    if sql_only:
+        click.echo(plan_table_sql(scenario))
+        return
+    answer = plan_table(scenario)
     if as_json:
         print_json({"columns": answer.columns, "rows": answer.dicts(), "problems": answer.problems})
         return

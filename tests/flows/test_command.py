@@ -35,7 +35,7 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
     from flows.command import cli
 
     told = call(tmp_path, "--help").stdout
-    reading = {"list", "show", "logs", "ps", "query", "compare", "diagnose", "score", "env", "wait", "doctor"}
+    reading = {"list", "show", "logs", "ps", "query", "indicators", "compare", "diagnose", "score", "env", "wait", "doctor"}
     reading |= {"gc", "export", "import"}
     assert set(cli.commands) == reading | {"up", "down", "matrix", "run", "rerun", "stop", "recover"}
     assert all("--json" in call(tmp_path, verb, "--help").stdout for verb in reading)
@@ -64,6 +64,7 @@ BAD = {
     "logs level": (["logs", "r0", "--level", "LOUD"], "'LOUD' is not one of"),
     "query no SQL": (["query", "SELEC 1"], 'syntax error at or near "SELEC"'),
     "query no table": (["query", "SELECT * FROM moon"], "Table with name moon does not exist"),
+    "indicators of what": (["indicators", "moon"], "no table of the plan for 'moon'; for: weight-sync-link, "),
     "gc keep": (["gc", "--keep", "some"], "keep is 'some'; a number of runs (200) or of days (30d)"),
     "export no run": (["export", "r0", "x"], "no run 'r0'"),
     "import no file": (["import", "nowhere.tar.zst"], "nowhere.tar.zst"),
