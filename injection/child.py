@@ -22,6 +22,8 @@ PROGRAMS = Path(__file__).parent / "children"
 #: How long a child may take to come up or to answer, and to be gone after SIGKILL (it frees its memory first).
 ANSWER_S = 10.0
 END_S = 5.0
+#: How long it may take to come up when it imports what is installed.
+IMPORT_S = 120.0
 #: The kernel ends a child with the thread that started it. A session of its own, because autogroups share a core among
 #: sessions: five busy processes of one session would weigh as one.
 PRELUDE = """
@@ -43,7 +45,8 @@ class Child:
     def __init__(self, program: str, *arguments: object, packages: bool = False) -> None:
         text = os.memfd_create("", 0)
         os.write(text, (PRELUDE + (PROGRAMS / f"{program}.py").read_text()).encode())
-        argv = ["python3", *([] if packages else ["-S"]), "-E", f"/proc/self/fd/{text}", str(os.getpid()), *map(str, arguments)]
+        start = [sys.executable] if packages else ["python3", "-S"]  # packages are found by the interpreter's own path
+        argv = [*start, "-E", f"/proc/self/fd/{text}", str(os.getpid()), *map(str, arguments)]
         mark = {strays.MARK: os.environ[strays.MARK]} if strays.MARK in os.environ else {}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
@@ -51,7 +54,7 @@ class Child:
         )
         os.close(text)
         self.who = procfs.identity(self._process.pid)
-        self._answer()
+        self._answer(IMPORT_S if packages else ANSWER_S)
 
     @property
     def key(self) -> list[int]:
@@ -71,11 +74,11 @@ class Child:
         except BrokenPipeError as error:
             raise RefusedError(f"a helper process has ended: {self._last_words()}") from error
 
-    def _answer(self) -> str:
+    def _answer(self, patience_s: float = ANSWER_S) -> str:
         stdout = self._process.stdout
         assert stdout is not None
-        if not select.select([stdout], [], [], ANSWER_S)[0]:
-            raise RefusedError(f"a helper process said nothing for {ANSWER_S:.0f} s")
+        if not select.select([stdout], [], [], patience_s)[0]:
+            raise RefusedError(f"a helper process said nothing for {patience_s:.0f} s")
         line = stdout.readline().decode().strip()
         if not line:
             raise RefusedError(f"a helper process has ended: {self._last_words()}")

@@ -16,6 +16,8 @@ PIECE = 64 << 20
 
 def main(ordinal: int) -> None:
     """Be ready, wait for the word, take, hold."""
+    if not torch.cuda.is_available():
+        sys.exit(f"torch {torch.__version__} finds no CUDA device here")
     device = torch.device("cuda", ordinal % torch.cuda.device_count())
     torch.cuda.mem_get_info(device)  # makes the context
     sys.stdout.write("ready\n")

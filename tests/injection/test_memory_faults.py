@@ -163,3 +163,13 @@ def test_what_makes_no_sense_is_refused_before_it_begins(victim: Victim, scratch
             armed(victim, headroom_mib=1, **params)
     with pytest.raises(RefusedError, match="colocated"):
         armed(victim, device(scratch, colocated=False), headroom_mib=1, where="device")
+
+
+def test_without_a_cuda_device_its_co_tenant_is_refused(victim: Victim, scratch: Path) -> None:
+    """Device: a job on CUDA has a co-tenant that needs torch and a device; without one it says so before anything begins."""
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    (scratch / "config.json").write_text(json.dumps({"device": "cuda", "colocated": False, "arena_path": ""}))
+    with pytest.raises(RefusedError, match="finds no CUDA device here"):
+        armed(victim, scratch, where="device", headroom_mib=1024)
