@@ -16,8 +16,8 @@ Made from `storage/schemas.py` by `python -m storage.dictionary`; a test holds t
 
 events, metrics, logs and injections lie in `runs/<id>/tables/<table>/` as Parquet (zstd). runs and summaries are made when
 asked for: runs from the manifests and plans, summaries from the metrics. In SQL each table is a view with `run_id` in front.
-The footer of each file tells `table`, `schema_version` and `units`. What each metric means is in [metrics.md](metrics.md), what
-storing costs in [storage.md](storage.md).
+The footer of each file tells `table`, `schema_version` and `units`. What each metric means is in [metrics.md](metrics.md), how
+to ask in [querying.md](querying.md), what storing costs in [storage.md](storage.md).
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,16 @@ def test_every_version_has_its_step():
     for name, schema in VIEWS.items():
         assert {version for table, version in STEPS if table == name} == set(range(1, VERSIONS[name]))
         assert migrate(schema.empty_table(), name, VERSIONS[name], VERSIONS[name]).schema == schema
+
+
+def test_the_examples_of_the_page_are_sql_over_our_views(tmp_path, monkeypatch):
+    """Each of the five questions of docs/querying.md is answered; in an empty home, by no rows."""
+    monkeypatch.setenv("FAULTLINE_HOME", str(tmp_path))
+    page = (ROOT / "docs" / "querying.md").read_text().split("## DuckDB, pandas")[0]
+    examples = re.findall(r"```sql\n(.*?)```\n```text\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 5
+    for sql, told in examples:
+        assert query(sql).columns == tuple(told.splitlines()[0].split())
 
 
 def test_the_data_dictionary_is_todays():
