@@ -66,12 +66,13 @@ class Caller:
 
     def round_trip_s(self) -> float:
         """The shortest of a few."""
-        took = []
-        for _ in range(3):
-            began = time.monotonic()
-            request(self.standing, 1)
-            took.append(time.monotonic() - began)
-        return min(took)
+        return min(self.once_s() for _ in range(3))
+
+    def once_s(self) -> float:
+        """One byte there and back."""
+        began = time.monotonic()
+        request(self.standing, 1)
+        return time.monotonic() - began
 
     def carried_bytes_per_s(self, size: int) -> float:
         """Of one request and its answer."""
