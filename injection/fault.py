@@ -73,13 +73,20 @@ def _kind(target: Live) -> str:
 
 
 class Fault(Protocol):
-    """Arm, apply, verify, revert. `arm`, `undo` and `apply` run in one thread that lives until the fault is reverted."""
+    """Arm, apply, verify, revert. `arm` runs in a thread that lives until the fault is reverted.
+
+    `undo` and `apply` run there too where the backend is one of `capability.OWN_THREAD`, else in whichever thread heard the
+    announcement. A fault that comes again is made anew each time.
+    """
 
     def arm(self) -> None:
         """Prepare everything slow; nothing is visible to the job. Raises RefusedError."""
 
     def undo(self) -> Undo:
-        """What reverting would need if `apply` ran now. Read before `apply` and journaled before it."""
+        """What reverting would need if `apply` ran now. Journaled when armed, and again before `apply` if it says otherwise then.
+
+        That costs a write to disk between the announcement and the effect, so it should not.
+        """
 
     def apply(self) -> dict[str, Any]:
         """Do it, fast (no fork, no import), and return the state read back. Raises RefusedError."""
