@@ -83,7 +83,7 @@ class Fault(Protocol):
         """Prepare everything slow; nothing is visible to the job. Raises RefusedError."""
 
     def undo(self) -> Undo:
-        """What reverting would need if `apply` ran now. Journaled when armed, and again before `apply` if it says otherwise then.
+        """What reverting would need if `apply` ran now. Journaled when armed; before `apply` again if it then differs.
 
         That costs a write to disk between the announcement and the effect, so it should not.
         """
