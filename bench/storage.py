@@ -31,10 +31,11 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from storage.catalogue import run_ids_here
+from storage.encoding import decode, encode
 from storage.layout import run_paths
 from storage.manifest import RunState, end_manifest, start_manifest
 from storage.merging import compact_table
-from storage.reader import read_table
+from storage.reader import each_segment
 from storage.schemas import METRICS
 from storage.writer import TableWriter
 
@@ -105,12 +106,12 @@ def sizes() -> dict[str, Any]:
 
 
 def size_of_run(run_id: str) -> dict[str, float]:
-    table, _ = read_table(run_paths(run_id).table("metrics"), METRICS)
-    sampled = table.filter(pa.array([step < 0 for step in table["step"].to_pylist()])).sort_by("wall_s")
-    told = table.filter(pa.array([step >= 0 for step in table["step"].to_pylist()]))
+    found, _ = each_segment(run_paths(run_id).table("metrics"), lambda one, data: (one.writer, decode(data, METRICS)))
+    writers = {name: pa.concat_tables([rows for writer, rows in found if writer == name]) for name in {one for one, _ in found}}
+    table = pa.concat_tables(writers.values())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "metrics"
-        flushes = _write(folder, sampled, "sampler") + _write(folder, told, "collected")
+        flushes = sum(_write(folder, rows.sort_by("wall_s"), writer) for writer, rows in writers.items())
         closed = _bytes(folder)
         compact_table(folder, METRICS)
         kept = _bytes(folder)
@@ -128,18 +129,22 @@ def size_of_run(run_id: str) -> dict[str, float]:
 
 
 def _write(folder: Path, table: pa.Table, writer: str) -> int:
-    """Flush every two seconds of the rows' own time; returns the bytes of all flushes, had they stayed files of their own."""
-    if not len(table):
-        return 0
+    """As a run does it: the sampler flushes every two seconds, what is collected is written at once. Returns the bytes of all
+    flushes, had they stayed files of their own.
+    """
     times = np.array(table["wall_s"].to_pylist())
-    cuts = np.unique(np.floor((times - times[0]) / 2.0), return_index=True)[1].tolist() if writer == "sampler" else [0]
+    cuts = np.unique(np.floor((times - times[0]) / 2.0), return_index=True)[1].tolist()
+    if writer != "sampler":
+        with TableWriter(folder, METRICS, flush_s=3600, writer=writer) as out:
+            out.append({name: table[name].to_pylist() for name in METRICS.names})
+        return sum(path.stat().st_size for path in folder.glob(f"part-{writer}-*"))
     alone = 0
     with TableWriter(folder, METRICS, flush_s=3600, writer=writer) as out:
         for start, end in zip(cuts, [*cuts[1:], len(table)], strict=True):
             out.append({name: table[name].slice(start, end - start).to_pylist() for name in METRICS.names})
-            before = set(folder.glob("*")) if folder.exists() else set()
             out.flush()
-            alone += sum(path.stat().st_size for path in set(folder.glob("*")) - before if path.name.count("-") == 3)
+            rows = table.slice(start, end - start).cast(METRICS)
+            alone += len(encode(rows))
     return alone
 
 

@@ -1,6 +1,7 @@
 """One run as one file, and back: a tar under zstd whose first member lists every other with size and SHA-256.
 
-The list's own hash is the archive's **seal**: who knows it from elsewhere can tell that nothing was changed, the list included.
+The list's own hash is the archive's fingerprint: who knows it from elsewhere can tell that nothing was changed, the list
+included.
 Reading trusts nothing: a member that is not listed, not plain, longer or other than listed, or whose path leaves the run, ends
 the import, and the home is as it was.
 """
@@ -42,8 +43,8 @@ class ArchiveError(ValueError):
 def export_run(run_id: str, target: str) -> dict[str, Any]:
     """Write a run's archive to ``target``: a file, an existing folder, or a URI. A run under way is refused.
 
-    Returns ``{"run_id", "archive", "seal", "files", "bytes", "left_out"}``; sockets, pipes and links that lead out of the run
-    are left out by name. Raises OSError where it cannot be written; nothing is left there then.
+    Returns ``{"run_id", "archive", "fingerprint", "files", "bytes", "left_out"}``; sockets, pipes and links that lead out of
+    the run are left out by name. Raises OSError where it cannot be written; nothing is left there then.
     """
     paths = run_paths(run_id)
     if not paths.root.is_dir():
@@ -58,19 +59,19 @@ def export_run(run_id: str, target: str) -> dict[str, Any]:
         for name in contents["files"]:
             archive.add(paths.root / name, name, recursive=False, filter=_anonymous)
     sizes = [entry["bytes"] for entry in contents["files"].values()]
-    facts = {"seal": _seal(contents), "files": len(sizes), "bytes": sum(sizes), "left_out": left_out}
+    facts = {"fingerprint": _fingerprint(contents), "files": len(sizes), "bytes": sum(sizes), "left_out": left_out}
     return {"run_id": run_id, "archive": where, **facts}
 
 
-def import_run(source: str, seal: str = "") -> dict[str, Any]:
-    """Bring an archive's run into this home, whole or not at all. With ``seal``, only an archive of this seal.
+def import_run(source: str, fingerprint: str = "") -> dict[str, Any]:
+    """Bring an archive's run into this home, whole or not at all. With ``fingerprint``, only an archive of this fingerprint.
 
-    Returns ``{"run_id", "seal", "files", "bytes"}``. Raises ArchiveError for what is no intact archive or is of a newer
+    Returns ``{"run_id", "fingerprint", "files", "bytes"}``. Raises ArchiveError for what is no intact archive or is of a newer
     program, FileExistsError when the run is here already.
     """
     aside = runs_dir() / f".import-{uuid.uuid4().hex[:12]}"
     try:
-        contents = _unpacked(source, aside, seal)
+        contents = _unpacked(source, aside, fingerprint)
         run_id = str(contents["run_id"])
         _refuse_newer(contents, RunPaths(aside / run_id))
         if run_paths(run_id).root.exists():
@@ -80,7 +81,7 @@ def import_run(source: str, seal: str = "") -> dict[str, Any]:
     finally:
         remove_tree(aside)
     sizes = [entry["bytes"] for entry in contents["files"].values()]
-    return {"run_id": run_id, "seal": _seal(contents), "files": len(sizes), "bytes": sum(sizes)}
+    return {"run_id": run_id, "fingerprint": _fingerprint(contents), "files": len(sizes), "bytes": sum(sizes)}
 
 
 def remove_tree(folder: Path) -> None:
@@ -110,7 +111,7 @@ def _contents(paths: RunPaths) -> tuple[dict[str, Any], list[str]]:
     return told, left_out
 
 
-def _seal(contents: dict[str, Any]) -> str:
+def _fingerprint(contents: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_bytes(contents)).hexdigest()
 
 
@@ -146,10 +147,10 @@ def _writing(where: str) -> Iterator[IO[bytes]]:
         raise
 
 
-def _unpacked(source: str, aside: Path, seal: str) -> dict[str, Any]:
+def _unpacked(source: str, aside: Path, fingerprint: str) -> dict[str, Any]:
     """The listed contents, whose files lie below ``aside`` now. Raises ArchiveError, or OSError of a source or a disk."""
     try:
-        return _unpack(source, aside, seal)
+        return _unpack(source, aside, fingerprint)
     except ArchiveError:
         raise
     except (tarfile.TarError, ArrowException, EOFError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -160,12 +161,12 @@ def _unpacked(source: str, aside: Path, seal: str) -> dict[str, Any]:
         raise
 
 
-def _unpack(source: str, aside: Path, seal: str) -> dict[str, Any]:
+def _unpack(source: str, aside: Path, fingerprint: str) -> dict[str, Any]:
     store, path = fs.FileSystem.from_uri(source) if "://" in source else (fs.LocalFileSystem(), str(Path(source).absolute()))
     with store.open_input_stream(path, compression="zstd") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         contents = _read_list(archive)
-        if seal and seal != _seal(contents):
-            raise ArchiveError(f"the seal is {_seal(contents)}, not {seal}")
+        if fingerprint and fingerprint != _fingerprint(contents):
+            raise ArchiveError(f"the fingerprint is {_fingerprint(contents)}, not {fingerprint}")
         _refuse_flood(contents)
         root = aside / contents["run_id"]
         root.mkdir(parents=True)

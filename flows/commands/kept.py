@@ -82,24 +82,24 @@ def export_command(run_id: str, target: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    click.echo(f"{found['archive']}: {found['files']} files, {found['bytes']} bytes\nseal {found['seal']}")
+    click.echo(f"{found['archive']}: {found['files']} files, {found['bytes']} bytes\nfingerprint {found['fingerprint']}")
     for name in found["left_out"]:
         click.echo(f"left out, no plain file: {name}", err=True)
 
 
 @click.command("import")
 @click.argument("source", metavar="FILE|URI")
-@click.option("--seal", default="", help="Refuse an archive of another seal than this.")
+@click.option("--fingerprint", default="", help="Refuse an archive of another fingerprint than this.")
 @as_json
-def import_command(source: str, seal: str, as_json: bool) -> None:
+def import_command(source: str, fingerprint: str, as_json: bool) -> None:
     """Bring an exported run into this home, whole or not at all."""
     from storage.archive import import_run
 
-    found = import_run(source, seal)
+    found = import_run(source, fingerprint)
     if as_json:
         print_json(found)
         return
-    click.echo(f"{found['run_id']}: {found['files']} files, {found['bytes']} bytes\nseal {found['seal']}")
+    click.echo(f"{found['run_id']}: {found['files']} files, {found['bytes']} bytes\nfingerprint {found['fingerprint']}")
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

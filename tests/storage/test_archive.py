@@ -71,8 +71,8 @@ def test_a_run_goes_out_and_comes_back(home, monkeypatch):
     assert sorted(facts["left_out"]) == ["job/outside", "job/pipe"]
     before = state_of(run_paths("r1").root)
     monkeypatch.setenv("FAULTLINE_HOME", str(home / "other"))
-    told = import_run(archive, facts["seal"])
-    assert told["run_id"] == "r1" and told["seal"] == facts["seal"]
+    told = import_run(archive, facts["fingerprint"])
+    assert told["run_id"] == "r1" and told["fingerprint"] == facts["fingerprint"]
     after = state_of(run_paths("r1").root)
     assert after == {name: state for name, state in before.items() if name not in ("job/outside", "job/pipe")}
     assert open_run("r1").scenario == "plain" and query("SELECT run_id, value FROM metrics").rows == [("r1", 0.5)]
@@ -108,12 +108,12 @@ def test_touched_bytes_do_not_come_in(tmp_path_factory, place, flip, cut):
         Path(archive).write_bytes(data)
         patch.setenv("FAULTLINE_HOME", str(tmp_path / "other"))
         try:
-            told = import_run(archive, facts["seal"])
+            told = import_run(archive, facts["fingerprint"])
         except ArchiveError:
             assert list(runs_dir().iterdir()) == []
         else:
             # A bit of the framing that carries no content: what came in is what went out.
-            assert told["seal"] == facts["seal"]
+            assert told["fingerprint"] == facts["fingerprint"]
 
 
 def forged(tmp_path: Path, change, members=None) -> str:
@@ -183,9 +183,9 @@ def test_hostile_archives_are_refused(case, home, monkeypatch):
     assert not (home / "evil").exists() and not (home / "other" / "evil").exists()
 
 
-def test_a_changed_list_has_another_seal(home, monkeypatch):
-    """Who rewrites content and list alike is told by the seal that the exporter told."""
+def test_a_changed_list_has_another_fingerprint(home, monkeypatch):
+    """Who rewrites content and list alike is told by the fingerprint that the exporter told."""
     archive, facts = exported(home)
     monkeypatch.setenv("FAULTLINE_HOME", str(home / "other"))
-    with pytest.raises(ArchiveError, match=f"the seal is {facts['seal']}, not 1234"):
+    with pytest.raises(ArchiveError, match=f"the fingerprint is {facts['fingerprint']}, not 1234"):
         import_run(archive, "1234")

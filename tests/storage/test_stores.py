@@ -11,7 +11,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
+from storage.archive import export_run, import_run
 from storage.folders import open_folder
+from storage.layout import run_paths, runs_dir
 from storage.merging import compact_table
 from storage.reader import read_table
 from storage.schemas import METRICS
@@ -109,6 +111,21 @@ def test_a_store_that_is_away_keeps_the_rows(uri, monkeypatch):
             writer.flush()
         writer.folder = there
     assert values(uri.format("away/metrics")) == [1.0]
+
+
+def test_an_archive_goes_through_a_store(uri, tmp_path, monkeypatch):
+    """A run exported to a store comes back from it; a store that refuses is an OSError, and nothing is left in the home."""
+    monkeypatch.setenv("FAULTLINE_HOME", str(tmp_path / "one"))
+    paths = run_paths("r1").create()
+    (paths.logs / "train0.log").write_bytes(b"words\n")
+    where = uri.format("archives/r1.tar.zst")
+    facts = export_run("r1", where)
+    monkeypatch.setenv("FAULTLINE_HOME", str(tmp_path / "two"))
+    assert import_run(where, facts["fingerprint"])["run_id"] == "r1"
+    assert (run_paths("r1").logs / "train0.log").read_bytes() == b"words\n"
+    with pytest.raises(OSError, match="not-there"):
+        import_run(uri.format("archives/not-there"))
+    assert [path.name for path in runs_dir().iterdir()] == ["r1"]
 
 
 def test_a_place_of_an_unknown_kind_is_refused():
