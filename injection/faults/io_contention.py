@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class IoContention:
         self._child: Child | None = None
         self._group: Group | None = None
         self._line: socket.socket | None = None
+        self._id = secrets.token_hex(8)
 
     def arm(self) -> None:
         """Prepare the way. Raises RefusedError where the disk or the machine does not have it."""
@@ -80,7 +82,7 @@ class IoContention:
             undo |= {"group": str(self._group.path), "version": self._group.version, "outlives": True}
             undo |= {"limit_bytes_per_s": int(self._params.bytes_per_s)}
         if self._line is not None:
-            undo["socket"] = _keeper()
+            undo |= {"socket": _keeper(), "id": self._id}
         return undo
 
     def apply(self) -> dict[str, Any]:
@@ -94,7 +96,7 @@ class IoContention:
             throttle.limit(self._group, self._device, int(self._params.bytes_per_s))
             return {"limit_bytes_per_s": int(self._params.bytes_per_s)}
         assert self._line is not None
-        return {"state": _say(self._line, "freeze")}
+        return {"state": _say(self._line, f"freeze {self._id}")}
 
     def verify(self) -> Measurement:
         """Another process counts what the writer writes, or writes to the disk itself and times it."""
@@ -120,7 +122,7 @@ class IoContention:
         else:
             with suppress(FileNotFoundError, ConnectionRefusedError):  # the place is gone, and with it its disk
                 line = _connect(undo["socket"])
-                _say(line, "thaw")
+                _say(line, f"thaw {undo['id']}")
                 line.close()
 
     @staticmethod

@@ -4,7 +4,7 @@ In a mount namespace of its own it mounts a fresh ext4 at PATH, starts COMMAND t
 without a name and the device detaches itself, so that with the last process of the namespace all of it is gone.
 
 It also freezes the file system, which a user namespace may not: over the unix socket ``SCRATCH/disk`` a connection says
-``freeze`` and has it frozen for as long as it stays open; any connection may say ``thaw``.
+``freeze NAME`` and has it frozen for as long as it stays open, or until another says ``thaw NAME``; ``thaw`` alone means all.
 """
 
 from __future__ import annotations
@@ -97,24 +97,28 @@ class Freezer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._askers: set[socket.socket] = set()
+        self._askers: dict[socket.socket, bytes] = {}
 
     def hear(self, connection: socket.socket) -> bool:
         """One line, or the end, of a connection; false when it is over."""
-        word = connection.recv(64).strip()
-        if word == b"freeze":
-            self._askers.add(connection)
+        words = connection.recv(256).split()
+        if words[:1] == [b"freeze"]:
+            self._askers[connection] = words[1]
             self._switch(FIFREEZE)
             connection.sendall(b"frozen\n")
-        elif word == b"thaw":
-            self._askers.clear()
-            self._switch(FITHAW)
-            connection.sendall(b"thawed\n")
-        elif connection in self._askers:
-            self._askers.remove(connection)
-            if not self._askers:
+        else:
+            over = [asker for asker, name in self._askers.items() if self._is_over(asker, name, connection, words)]
+            for asker in over:
+                del self._askers[asker]
+            if (over or words == [b"thaw"]) and not self._askers:
                 self._switch(FITHAW)
-        return bool(word)
+            if words:
+                connection.sendall(b"done\n")
+        return bool(words)
+
+    def _is_over(self, asker: socket.socket, name: bytes, told_by: socket.socket, words: list[bytes]) -> bool:
+        """Whether an asker is done: it has hung up, is named, or all are meant."""
+        return asker is told_by if not words else words[1:] in ([], [name])
 
     def _switch(self, request: int) -> None:
         with suppress(OSError):  # it is so already

@@ -174,6 +174,33 @@ def test_a_slow_disk(drive: Drive, request: pytest.FixtureRequest, params: dict)
         assert slow["bytes_per_s"] < before["bytes_per_s"] / 2 and after["bytes_per_s"] > 2 * slow["bytes_per_s"]
 
 
+TWICE = """
+def disk_hangs():
+    return ask_here("disk_write", {"path": str(disk), "bytes_per_s": 0.0, "within_s": 0.5, "most_blocks": 1})["hangs"]
+one, two = fault("io-contention", how="hang"), fault("io-contention", how="hang")
+first, second = one.undo(), two.undo()
+one.apply(); two.apply()
+FAULTS["io-contention"].revert(second); tell(hangs=disk_hangs())
+FAULTS["io-contention"].revert(first); tell(hangs=disk_hangs())
+limit, other = fault("io-contention", how="throttle", bytes_per_s=1e6), fault("io-contention", how="throttle", bytes_per_s=2e6)
+record = limit.undo(); late = other.undo(); limit.apply()
+try:
+    other.apply()
+except Exception as refusal:
+    tell(refusal=str(refusal))
+FAULTS["io-contention"].revert(late); tell(free=FAULTS["io-contention"].gone(record, ask_here).ok)
+FAULTS["io-contention"].revert(record); tell(free=FAULTS["io-contention"].gone(record, ask_here).ok)
+"""
+
+
+@pytest.mark.parametrize("place", ["device"], indirect=True)
+def test_a_second_hang_and_a_second_limit(drive: Drive) -> None:
+    """Frozen until the last of two hangs is undone; a second limit is refused, and undoing it leaves the first alone."""
+    one_left, none_left, refused, held, lifted = drive(TWICE)
+    assert one_left["hangs"] and not none_left["hangs"]
+    assert "limited already" in refused["refusal"] and not held["free"] and lifted["free"]
+
+
 HANG = """
 one = fault("io-contention", how="hang")
 one.undo(); one.apply()
