@@ -7,6 +7,7 @@ A table here is *owned*: the kernel removes it when the socket that made it is c
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterable
@@ -100,6 +101,7 @@ def open_socket() -> socket.socket:
 
 def ask(netlink: socket.socket, request: bytes, sequence: int) -> None:
     """Send messages at once and wait for the answer to `sequence`. Raises OSError with the kernel's refusal."""
+    _forget(netlink)
     netlink.sendto(request, (0, 0))
     while True:
         for kind, answered, body in messages(netlink.recv(1 << 16)):
@@ -109,6 +111,12 @@ def ask(netlink: socket.socket, request: bytes, sequence: int) -> None:
                     raise OSError(code, f"netfilter refuses: {os.strerror(code)}")
                 if answered == sequence:
                     return
+
+
+def _forget(netlink: socket.socket) -> None:
+    """Pass over what is left of the answers to an earlier request, which was refused in several places."""
+    while select.select([netlink], [], [], 0)[0]:
+        netlink.recv(1 << 16)
 
 
 def _expression(name: str, *inner: bytes) -> bytes:

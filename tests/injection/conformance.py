@@ -203,6 +203,16 @@ class Suite:
         self.caller.is_free()
         assert self.residue() == before
 
+    def within_one_host(self) -> None:
+        """Between two ports of one host, both ways: the same promises."""
+        here = {"src_host": self.link.src_host, "dst_host": self.link.src_host}
+        outer = self.link, self.caller
+        self.link = LiveLink("within", src_address="127.0.0.1", dst_address="127.0.0.1", dst_port=9000, **here)
+        Server(self.link.dst_host, self.link.dst_address, self.link.dst_port)
+        self.caller = Caller(self.link)
+        self.keeps_its_promises("network-delay", "nfqueue", {"delay_ms": 40.0, "direction": "both"})
+        self.link, self.caller = outer
+
     def holds_once(self) -> None:
         """netem: a second delay on the same link is refused by name, and the first stays."""
         first, second = (self.fault("network-delay", "netem", {"delay_ms": 40.0}) for _ in range(2))
@@ -298,6 +308,7 @@ def todo(suite: Suite, brief: bool) -> Iterator[tuple[str, str, Callable[[], Non
             yield f"killed: {name(kind, backend, params)}", backend, partial(suite.survives_nobody, kind, backend, params)
     if suite.place != PLAIN_HOST and not brief:
         yield "composed: delays and loss", "nfqueue", partial(suite.add_up, "nfqueue")
+        yield "within one host", "nfqueue", suite.within_one_host
         yield "composed: delays", "netem", suite.holds_once
         yield "composed: bandwidths", "htb", suite.last_counts
 
