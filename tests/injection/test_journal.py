@@ -66,16 +66,17 @@ def test_nothing_is_touched_before_its_undo_is_on_disk(tmp_path: Path, monkeypat
         site = Site(tmp_path / "registry", tmp_path / "addresses.json")
         history = History(tmp_path / "history.jsonl")
         hand = Hand(plan_fault("process-pause"), Workshop("r1", "plain-host", site, tmp_path, history, 5.0, 10.0, ""))
-        hand._arm()
 
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(journal, "write", full)
-        hand._guarded(hand._apply, 0.0)
-        assert victim.state != "T"
-        assert "No space left" in (tmp_path / "history.jsonl").read_text().splitlines()[-1]
+        hand._guarded(hand._arm)
+        hand._guarded(hand._act)
         monkeypatch.undo()
+        assert victim.state != "T"
+        told = (tmp_path / "history.jsonl").read_text().splitlines()
+        assert "No space left" in told[-2] and "fired before the fault was armed" in told[-1]
         hand.finish()
     finally:
         victim.close()
