@@ -8,10 +8,10 @@ unless they name one.
 from __future__ import annotations
 
 import errno
-import random
 import secrets
 import socket
 from typing import Any
+from zlib import crc32
 
 from pyroute2 import IPRoute, NetlinkError
 
@@ -42,8 +42,7 @@ class Netem:
         self._ends = []
         for host, flow in (arriving[way] for way in link_proof.ways(direction)):
             namespace.enter(host)
-            name, rank = f"ifb{secrets.token_hex(4)}", random.randrange(1, RANKS)  # noqa: S311 - not a secret
-            self._ends.append((host, flow, IPRoute(), name, rank))
+            self._ends.append((host, flow, IPRoute(), f"ifb{secrets.token_hex(4)}", _rank(flow)))
 
     def undo(self) -> Undo:
         """Which device and filter to take away where."""
@@ -60,24 +59,24 @@ def _divert(route: IPRoute, arriving: str, flow: Flow, name: str, rank: int, que
     index = route.link_lookup(ifname=arriving)[0]
     with suppress_code(errno.EEXIST):
         route.tc("add", "ingress", index, INGRESS)
-    matches = keys(flow)
-    if matches in [_keys(entry) for entry in route.get_filters(index=index, parent=INGRESS)]:
+    if rank in _ranks(route, index):
         raise RefusedError(f"netem holds packets of {flow.src} to {flow.dst} already, and would hold them once only")
     route.link("add", ifname=name, kind="ifb")
     aside = route.link_lookup(ifname=name)[0]
     route.tc("add", "netem", aside, ROOT, **queue)
     route.link("set", index=aside, state="up")
     lead = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": aside}
-    filter_by = {"protocol": ETH_P_IP, "target": ROOT, "keys": matches, "action": lead}
+    filter_by = {"protocol": ETH_P_IP, "target": ROOT, "keys": keys(flow), "action": lead}
     route.tc("add-filter", "u32", index, parent=INGRESS, prio=rank, **filter_by)
 
 
-def _keys(entry: Any) -> list[str]:
-    """The matches of a filter as `shaping.keys` writes them."""
-    options = entry.get_attr("TCA_OPTIONS")
-    selector = options.get_attr("TCA_U32_SEL") if options else None
-    found = selector["keys"] if selector else []
-    return [f"0x{socket.ntohl(key['key_val']):08x}/0x{socket.ntohl(key['key_mask']):08x}+{key['key_off']}" for key in found]
+def _rank(flow: Flow) -> int:
+    """The number of a flow's filter: the flow itself, so that a second one is known by it."""
+    return 1 + crc32(" ".join(keys(flow)).encode()) % RANKS
+
+
+def _ranks(route: IPRoute, index: int) -> set[int]:
+    return {int(entry["info"]) >> 16 for entry in route.get_filters(index=index, parent=INGRESS)}
 
 
 def end_netem(undo: Undo) -> None:
@@ -92,15 +91,15 @@ def end_netem(undo: Undo) -> None:
 
 
 def _restore(arriving: str, name: str, rank: int) -> None:
+    """Only where our device stands is the filter ours: it comes after the device and goes before."""
     with IPRoute() as route:
         index = route.link_lookup(ifname=arriving)[0]
-        filters = list(route.get_filters(index=index, parent=INGRESS))
-        if any(entry["info"] >> 16 == rank for entry in filters):
-            route.tc("del-filter", index=index, parent=INGRESS, info=rank << 16 | socket.htons(ETH_P_IP))
         for aside in route.link_lookup(ifname=name):
+            if rank in _ranks(route, index):
+                route.tc("del-filter", index=index, parent=INGRESS, info=rank << 16 | socket.htons(ETH_P_IP))
             route.link("del", index=aside)
-        if not list(route.get_filters(index=index, parent=INGRESS)):
-            with suppress_code(errno.EINVAL):
+        if not _ranks(route, index):
+            with suppress_code(errno.EINVAL, errno.ENOENT):
                 route.tc("del", "ingress", index, INGRESS, parent=INGRESS_PARENT)
 
 

@@ -122,15 +122,15 @@ class Shaper:
 
 
 class suppress_code(suppress):  # noqa: N801 - reads as contextlib.suppress does
-    """Pass over one refusal of the kernel, and no other."""
+    """Pass over some refusals of the kernel, and no other."""
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, *codes: int) -> None:
         super().__init__(NetlinkError)
-        self._code = code
+        self._codes = codes
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-        """Only that code."""
-        return bool(super().__exit__(kind, error, trace)) and error is not None and error.code == self._code
+        """Only those codes."""
+        return bool(super().__exit__(kind, error, trace)) and error is not None and error.code in self._codes
 
 
 class Shaping:
