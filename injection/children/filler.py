@@ -1,11 +1,13 @@
 """Fills a file system: `filler.py FOLDER`, then one line `PERCENT RESERVE_BYTES BYTES_PER_S` (0 = at once).
 
-A file without a name: nothing shows in a folder, and all of it is free when this process ends. What others free is taken too.
+A file without a name: nothing shows in a folder, and all of it is free when this process ends. The files that are there are
+held open, so that removing them frees nothing; what else others free is taken as well.
 """
 
 import os
 import sys
 import time
+from contextlib import suppress
 
 LOOK_S = 0.001
 LEAST = 4096
@@ -23,6 +25,14 @@ def grow(file: int, at: int, size: int) -> int:
     return 0
 
 
+def hold_open(folder: str) -> None:
+    """Open all files there, until this process ends: their blocks stay taken, whoever removes them."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # gone meanwhile, or a link to nowhere
+                os.open(os.path.join(root, name), os.O_RDONLY | os.O_NONBLOCK)  # noqa: PTH118 - os.walk's own
+
+
 def main(folder: str) -> None:
     """Be ready, wait for the word, fill, and look again for ever."""
     file = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600)
@@ -30,6 +40,7 @@ def main(folder: str) -> None:
     sys.stdout.flush()
     words = sys.stdin.readline().split()
     percent, reserve, rate = float(words[0]), int(words[1]), float(words[2])
+    hold_open(folder)
     held, began, answered = 0, time.monotonic(), False
     while True:
         disk = os.statvfs(folder)

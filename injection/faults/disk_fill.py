@@ -1,4 +1,7 @@
-"""The job's disk is full up to a percentage, and stays so: what the job frees meanwhile is taken as well."""
+"""The job's disk is full up to a percentage, and stays so: removing what is there frees nothing, and what gets free is taken.
+
+Files that were there when it began keep their blocks until it is over.
+"""
 
 from __future__ import annotations
 
