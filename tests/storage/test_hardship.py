@@ -131,7 +131,7 @@ CONTENT = (
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files=st.dictionaries(st.sampled_from(PLACES), CONTENT, min_size=1, max_size=4),
     kind=st.sampled_from(["file", "link", "folder"]),
