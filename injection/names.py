@@ -68,16 +68,16 @@ class NameServer:
 
     def hear(self, connection: socket.socket) -> bool:
         """A line of the hands, or the end of their connection; false when it is over."""
-        line = connection.recv(4096)
-        if not line:
+        try:
+            asked: dict[str, Any] = json.loads(connection.recv(4096))
+            if "clear" in asked:
+                self.lies = {held: lie for held, lie in self.lies.items() if lie.id != asked["clear"]}
+            else:
+                self.lies[connection] = Lie(**asked)
+            connection.sendall(b"done\n")
+        except (OSError, ValueError, TypeError):  # it has hung up, was killed, or makes no sense
             self.lies.pop(connection, None)
             return False
-        asked: dict[str, Any] = json.loads(line)
-        if "clear" in asked:
-            self.lies = {held: lie for held, lie in self.lies.items() if lie.id != asked["clear"]}
-        else:
-            self.lies[connection] = Lie(**asked)
-        connection.sendall(b"done\n")
         return True
 
     def serve(self, questions: socket.socket, hands: socket.socket) -> None:

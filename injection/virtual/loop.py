@@ -101,11 +101,14 @@ class Freezer:
 
     def hear(self, connection: socket.socket) -> bool:
         """One line, or the end, of a connection; false when it is over."""
-        words = connection.recv(256).split()
+        try:
+            words = connection.recv(256).split()
+        except OSError:  # reset: it died before it had read an answer
+            words = []
         if words[:1] == [b"freeze"]:
-            self._askers[connection] = words[1]
+            self._askers[connection] = b"".join(words[1:])
             self._switch(FIFREEZE)
-            connection.sendall(b"frozen\n")
+            _tell(connection, b"frozen\n")
         else:
             over = [asker for asker, name in self._askers.items() if self._is_over(asker, name, connection, words)]
             for asker in over:
@@ -113,7 +116,7 @@ class Freezer:
             if (over or words == [b"thaw"]) and not self._askers:
                 self._switch(FITHAW)
             if words:
-                connection.sendall(b"done\n")
+                _tell(connection, b"done\n")
         return bool(words)
 
     def _is_over(self, asker: socket.socket, name: bytes, told_by: socket.socket, words: list[bytes]) -> bool:
@@ -123,6 +126,11 @@ class Freezer:
     def _switch(self, request: int) -> None:
         with suppress(OSError):  # it is so already
             fcntl.ioctl(self._folder, request, 0)
+
+
+def _tell(connection: socket.socket, word: bytes) -> None:
+    with suppress(OSError):  # it is gone; the end of its connection will say so
+        connection.sendall(word)
 
 
 def serve(listener: socket.socket, freezer: Freezer, child: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -171,6 +172,21 @@ def test_a_slow_disk(drive: Drive, request: pytest.FixtureRequest, params: dict)
     assert after["ok"] and not after["hangs"]
     if params["how"] == "throttle":
         assert slow["bytes_per_s"] < before["bytes_per_s"] / 2 and after["bytes_per_s"] > 2 * slow["bytes_per_s"]
+
+
+def test_a_keeper_outlives_whoever_speaks_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed with its answer unread, or talking nonsense: the asker is forgotten, the disk thawed, the keeper goes on."""
+    done: list[int] = []
+    monkeypatch.setattr(loop.Freezer, "_switch", lambda _, request: done.append(request))
+    freezer = loop.Freezer(tmp_path)
+    for words in (b"freeze 1", b"freeze", b"nonsense", b"\xff", b"thaw other"):
+        near, far = socket.socketpair()
+        far.sendall(words)
+        assert freezer.hear(near)
+        far.close()
+        assert not freezer.hear(near)
+        near.close()
+    assert done == [loop.FIFREEZE, loop.FITHAW] * 2
 
 
 TWICE = """

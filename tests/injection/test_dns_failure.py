@@ -157,3 +157,19 @@ def test_an_unknown_name_and_another_type_are_answered_as_a_server_does() -> Non
     assert asked("a.cluster").rcode() == dns.rcode.NOERROR
     assert asked("a.cluster", client="10.98.0.20").rcode() == dns.rcode.SERVFAIL
     held.close()
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"7", b'{"id": "1"}', b"\xff", b'{"id": "1", "what": 2}'])
+def test_a_hand_that_makes_no_sense_is_hung_up_on(line: bytes) -> None:
+    """Nonsense from whoever speaks to the server, or the end of the line, ends that line, and what it had said is forgotten."""
+    server = NameServer({"a.cluster": "10.98.0.100"})
+    near, far = socket.socketpair()
+    far.sendall(b'{"id": "1", "client": "", "name": "a.cluster", "how": "nxdomain"}')
+    assert server.hear(near) and len(server.lies) == 1
+    if line:
+        far.sendall(line)
+    else:
+        far.close()  # with the answer unread, as when it is killed
+    assert not server.hear(near) and server.lies == {}
+    near.close()
+    far.close()
