@@ -1,17 +1,23 @@
 """A process may grow by so much and no more: RLIMIT_AS, from outside.
 
 The next allocation beyond it fails with the very error an exhausted machine gives (ENOMEM); the process lives.
+
+The limit follows from the size at the moment, which nobody knows when undoing is put on disk. So it carries a mark instead: the
+kernel counts pages, and the bytes of the limit below a page say whose it is.
 """
 
 from __future__ import annotations
 
 import resource
+import secrets
 from typing import Any
 
 from injection import procfs
 from injection.fault import Ask, Context, Measurement, RefusedError, StuckError, Undo
 from injection.memory.pressure import Pressure
 from injection.procfs import Identity
+
+PAGE = resource.getpagesize()
 
 
 class AddressSpace:
@@ -21,6 +27,7 @@ class AddressSpace:
         self._ctx = ctx
         self._pressure = pressure
         self._target = ctx.process()
+        self._mark = 1 + secrets.randbelow(PAGE - 1)
         self._ours = 0
 
     def arm(self) -> None:
@@ -33,14 +40,13 @@ class AddressSpace:
             raise RefusedError(f"not permitted to limit the memory of {self._target.component}") from error
 
     def undo(self) -> Undo:
-        """Prior soft limit, and the one that will be ours (size now + headroom), in bytes; -1 = unlimited."""
+        """Prior soft limit in bytes (-1 = unlimited), and the mark of ours."""
         pid = self._target.who.pid
         prior, _ = resource.prlimit(pid, resource.RLIMIT_AS)
-        self._ours = procfs.vm_size_bytes(pid) + self._pressure.headroom_bytes
-        return {"pid": pid, "start_ticks": self._target.who.start_ticks, "prior_bytes": prior, "ours_bytes": self._ours}
+        return {"pid": pid, "start_ticks": self._target.who.start_ticks, "prior_bytes": prior, "mark_bytes": self._mark}
 
     def apply(self) -> dict[str, Any]:
-        """Lower the soft limit; the hard one stays, or it could not be raised again.
+        """Lower the soft limit to the size now and the headroom; the hard one stays, or it could not be raised again.
 
         A limit that is there already is refused: of two, whichever is undone first would leave the other's behind.
         """
@@ -49,6 +55,7 @@ class AddressSpace:
         prior, hard = resource.prlimit(pid, resource.RLIMIT_AS)
         if prior != resource.RLIM_INFINITY:
             raise RefusedError(f"{self._target.component} already has a limit of {prior} bytes")
+        self._ours = (procfs.vm_size_bytes(pid) + self._pressure.headroom_bytes) // PAGE * PAGE + self._mark
         resource.prlimit(pid, resource.RLIMIT_AS, (self._ours, hard))
         return {"limit_bytes": resource.prlimit(pid, resource.RLIMIT_AS)[0]}
 
@@ -67,7 +74,7 @@ class AddressSpace:
             return
         try:
             now, hard = resource.prlimit(undo["pid"], resource.RLIMIT_AS)
-            if now == undo["ours_bytes"]:
+            if _marked(now, undo):
                 resource.prlimit(undo["pid"], resource.RLIMIT_AS, (undo["prior_bytes"], hard))
         except ProcessLookupError:
             return
@@ -78,5 +85,10 @@ class AddressSpace:
     def gone(undo: Undo, ask: Ask) -> Measurement:
         """Another process reads a limit that is not ours (or finds the process dead)."""
         found = ask("address_space", {"pid": undo["pid"], "start_ticks": undo["start_ticks"]})
-        free = not found["alive"] or found["limit_bytes"] != undo["ours_bytes"]
+        free = not found["alive"] or not _marked(found["limit_bytes"], undo)
         return Measurement(ok=free, probe="address space and its limit", measured=found)
+
+
+def _marked(limit: int, undo: Undo) -> bool:
+    """Whether a limit is the one of this record."""
+    return limit != resource.RLIM_INFINITY and limit % PAGE == undo["mark_bytes"]
