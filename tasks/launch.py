@@ -74,10 +74,10 @@ def launch(plan: Plan) -> Experiment:
     paths = run_paths(new_run_id()).create()
     experiment = Experiment(plan, paths)
     try:
-        _write_plan(experiment)
-        _open(experiment)
-        _start_injector(experiment)
-        _start_watchdog(experiment)
+        write_plan(experiment)
+        open_site(experiment)
+        start_injector(experiment)
+        start_watchdog(experiment)
         _start_sampler(experiment)
         assert experiment.job is not None
         experiment.job.start(stage_socket=experiment.at().scratch / "stage")
@@ -87,7 +87,7 @@ def launch(plan: Plan) -> Experiment:
     return experiment
 
 
-def _write_plan(experiment: Experiment) -> None:
+def write_plan(experiment: Experiment) -> None:
     plan = experiment.plan
     start_manifest(
         experiment.paths,
@@ -99,7 +99,7 @@ def _write_plan(experiment: Experiment) -> None:
     save_plan(experiment.paths, plan)
 
 
-def _open(experiment: Experiment) -> None:
+def open_site(experiment: Experiment) -> None:
     """The place, its relays where it needs them, the name table, and the cluster the job's workers are placed on."""
     plan, paths, config = experiment.plan, experiment.paths, experiment.config
     disk = Disk(paths.recover, plan["disk_mib"]) if plan["disk_mib"] else None
@@ -127,7 +127,7 @@ def _start_names(experiment: Experiment) -> dict[str, str]:
     return {link.name: f"{host_name(link.dst)}:{link.address.rsplit(':', 1)[1]}" for link in links}
 
 
-def _start_injector(experiment: Experiment) -> None:
+def start_injector(experiment: Experiment) -> None:
     plan, paths, place = experiment.plan, experiment.paths, experiment.at()
     spec = {
         "run_id": paths.run_id,
@@ -149,7 +149,7 @@ def _start_injector(experiment: Experiment) -> None:
     wait_for("it listened", lambda: says(log, "ready"), [Watched("the injector", experiment.injector, (log,))], READY_S)
 
 
-def _start_watchdog(experiment: Experiment) -> None:
+def start_watchdog(experiment: Experiment) -> None:
     """It must outlive the injector; on the plain host it must outlive the place as well, so it is nobody's child there."""
     plan, paths, place = experiment.plan, experiment.paths, experiment.at()
     assert experiment.injector is not None
@@ -169,7 +169,12 @@ def _start_watchdog(experiment: Experiment) -> None:
 
 def _start_sampler(experiment: Experiment) -> None:
     paths = experiment.paths
-    spec = {"registry": str(paths.registry), "out": str(paths.table("metrics")), "hz": SAMPLER_HZ}
+    spec = {
+        "registry": str(paths.registry),
+        "out": str(paths.table("metrics")),
+        "hz": SAMPLER_HZ,
+        "addresses": str(paths.addresses),
+    }
     path = paths.truth / "sampler.json"
     path.write_text(json.dumps(spec) + "\n")
     argv = lab_argv("telemetry.sampler", path)

@@ -16,16 +16,17 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from storage.schemas import METRICS
 from storage.writer import TableWriteError, TableWriter
 from telemetry.host import HOST_METRICS, HostProbe
+from telemetry.links import LinkSource
 from telemetry.network import NETWORK_METRICS, NetworkProbe
 from telemetry.process import PROCESS_METRICS, PSS, ProcessProbe
 from telemetry.registry import Registered, RegistryWatch
+from telemetry.sources import MACHINE, Metrics, Source
 
-MACHINE = "machine"
-"""Host and component name of what is told of the machine as a whole."""
 MISSED = ("sampler_missed_ticks", "count")
 
 logger = logging.getLogger("sampler")
@@ -33,13 +34,17 @@ logger = logging.getLogger("sampler")
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """What to sample. ``out`` is the metrics table's folder; ``stop`` a file whose appearance ends the sampler (or None)."""
+    """What to sample. ``out`` is the metrics table's folder; ``stop`` a file whose appearance ends the sampler (or None).
+
+    Processes, hosts and their networks always; the job's links where its name table ``addresses`` is named.
+    """
 
     registry: Path
     out: Path
     hz: float = 2.0
     pss_every_s: float = 10.0
     stop: Path | None = None
+    addresses: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.hz <= 100:
@@ -57,7 +62,7 @@ class Rows:
         self.unit: list[str] = []
         self.value: list[float | None] = []
 
-    def add(self, host: str, component: str, metrics: tuple[tuple[str, str], ...], values: list[float | None]) -> None:
+    def add(self, host: str, component: str, metrics: Metrics, values: list[float | None]) -> None:
         """One row per metric."""
         self.host += [host] * len(values)
         self.component += [component] * len(values)
@@ -90,6 +95,8 @@ class Sampler:
         self._machine = HostProbe()
         self._processes: dict[str, tuple[Registered, ProcessProbe]] = {}
         self._networks: dict[str, NetworkProbe] = {}
+        self._sources = sources_of(spec)
+        self._series: list[tuple[str, str, Metrics]] = []
         self._next_pss = 0.0
 
     def sample(self, wall_s: float, mono_s: float) -> Rows:
@@ -104,6 +111,11 @@ class Sampler:
             # The dead have no RSS to miss: only their death is told.
             seen = len(values) if values[0] else 1
             rows.add(entry.host, entry.component, PROCESS_METRICS[:seen], values[:seen])
+        self._series = []
+        for source in self._sources:
+            for host, component, metrics, values in source.read(mono_s):
+                self._series.append((host, component, metrics))
+                rows.add(host, component, metrics, values)
         if mono_s >= self._next_pss:
             self._next_pss = mono_s + self.spec.pss_every_s
             for entry, probe in self._processes.values():
@@ -118,6 +130,8 @@ class Sampler:
             rows.add(host, host, NETWORK_METRICS, [None] * len(NETWORK_METRICS))
         for entry, _ in self._processes.values():
             rows.add(entry.host, entry.component, PROCESS_METRICS, [None] * len(PROCESS_METRICS))
+        for host, component, metrics in self._series:
+            rows.add(host, component, metrics, [None] * len(metrics))
         return rows
 
     def close(self) -> None:
@@ -126,12 +140,16 @@ class Sampler:
             process.close()
         for network in self._networks.values():
             network.close()
+        for source in self._sources:
+            source.close()
         self._machine.close()
 
     def _follow(self) -> None:
         entries = self._watch.changed()
         if entries is None:
             return
+        for source in self._sources:
+            source.follow(entries)
         for component in [name for name, (entry, _) in self._processes.items() if entries.get(name) != entry]:
             self._processes.pop(component)[1].close()
         for component, entry in sorted(entries.items()):
@@ -146,6 +164,11 @@ class Sampler:
             self._networks[entry.host] = network
         else:
             network.close()
+
+
+def sources_of(spec: SamplerSpec) -> list[Source]:
+    """The further sources that this spec asks for."""
+    return [LinkSource(spec.addresses)] if spec.addresses else []
 
 
 def run(spec: SamplerSpec, stop: threading.Event) -> None:
@@ -165,10 +188,12 @@ def run(spec: SamplerSpec, stop: threading.Event) -> None:
 
 
 def load_spec(path: Path) -> SamplerSpec:
-    """Read ``{"registry", "out", "hz"?, "pss_every_s"?, "stop"?}``. Raises ValueError or TypeError naming what is wrong."""
-    data = json.loads(path.read_text())
-    stop = data.pop("stop", None)
-    return SamplerSpec(Path(data.pop("registry")), Path(data.pop("out")), stop=Path(stop) if stop else None, **data)
+    """Read the fields of `SamplerSpec` as a JSON object. Raises ValueError or TypeError naming what is wrong."""
+    fields: dict[str, Any] = json.loads(path.read_text())
+    for name in ("registry", "out", "stop", "addresses"):
+        if fields.get(name):
+            fields[name] = Path(fields[name])
+    return SamplerSpec(**fields)
 
 
 def main(argv: list[str]) -> int:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from telemetry.host import HOST_METRICS
+from telemetry.links import LINK_METRICS
 from telemetry.network import NETWORK_METRICS
 from telemetry.process import PROCESS_METRICS, PSS
 from telemetry.sampler import MISSED
@@ -17,5 +18,5 @@ def test_the_page_and_the_sampler_name_the_same_metrics_and_units():
     """Each sampled metric has one row with its unit, and each row is a metric that exists."""
     sampled = PAGE.read_text().split("## Sampled")[1].split("## Told by the job")[0]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", sampled, re.M)
-    written = {*PROCESS_METRICS, PSS, *NETWORK_METRICS, *HOST_METRICS, MISSED}
+    written = {*PROCESS_METRICS, PSS, *NETWORK_METRICS, *LINK_METRICS, *HOST_METRICS, MISSED}
     assert len(rows) == len(set(rows)) and set(rows) == written
