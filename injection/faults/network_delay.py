@@ -82,10 +82,11 @@ class NetworkDelay:
             return Measurement(ok=late, probe="TCP timestamps of the link", measured={**found, **asked})
         wait_s = min(self._params.delay_ms / 1000 + GRACE_S, LONGEST_S)
         found = link_proof.echo(self._ctx, self._params.direction, COUNT, GAP_S, wait_s)
-        least_ms = 1000 * SEEN_PART * self._params.shortest_s
+        least_ms = 1000 * min(SEEN_PART * self._params.shortest_s, wait_s)
         late = all(figures.get("least_ms", 1000 * wait_s) >= least_ms for figures in found.values())
         came = all(figures["received_count"] for figures in found.values()) or wait_s == LONGEST_S
-        return Measurement(ok=late and came, probe="datagrams along the link", measured={**link_proof.flat(found), **asked})
+        measured = {**link_proof.flat(found), **asked, "waited_s": wait_s}
+        return Measurement(ok=late and came, probe="datagrams along the link", measured=measured)
 
     def _somebody_waits(self) -> tuple[bool, dict[str, Any]]:
         seen_s, link = SEEN_PART * self._params.shortest_s, self._link
