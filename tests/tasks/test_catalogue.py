@@ -65,7 +65,7 @@ def test_a_lost_hand_over_comes_out_in_rollout(faultline: Faultline) -> None:
 
 
 def test_a_torn_checkpoint_comes_out_one_step_later(faultline: Faultline) -> None:
-    """A5: the save is a warning; the file is there and ends too early; torch itself says so when the weights are next read."""
+    """A5: the save is a warning; what it left is not whole, and whoever next reads the weights there says so."""
     told, paths = run(faultline, "checkpoint-torn", "legacy")
     log = (paths.logs / "controller.log").read_text()
     assert "WARNING controller: [Trainer] save of latest_checkpoint failed" in log
@@ -73,7 +73,9 @@ def test_a_torn_checkpoint_comes_out_one_step_later(faultline: Faultline) -> Non
     assert (first["stage"], first["component"]) == ("checkpoint", "train0")
     final, root = told.outcome["final_error"], told.outcome["root"]
     assert (final["stage"], final["step"] - root["step"]) == ("weights_update", 1)
-    assert any(word in (paths.logs / "rollout0.log").read_text() for word in ("EOFError", "PytorchStreamReader", "zip"))
+    # How far the save came before the disk was full again is chance: a file without an end, or without those that follow.
+    told_by = ("EOFError", "PytorchStreamReader", "FileNotFoundError")
+    assert any(word in (paths.logs / "rollout0.log").read_text() for word in told_by)
 
 
 @pytest.mark.long
