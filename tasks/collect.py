@@ -11,7 +11,7 @@ from telemetry.collect import collect_run
 
 
 def collect(paths: RunPaths) -> dict[str, Any]:
-    """Write the run's tables and markers; may be repeated. Returns row counts and what could not be read (see `collect_run`)."""
+    """Write the run's tables and markers; may be repeated. Returns row counts, and problems (see `collect_run`)."""
     plan, history = truth.load_plan(paths), truth.load_history(paths)
     truth.save_markers(paths, markers(plan, history))
     return collect_run(paths, plan, history)
