@@ -23,6 +23,7 @@ from tasks.waiting import Watched, says, wait_for
 
 READY_S = 60.0
 SAMPLER_HZ = 4.0
+SAMPLER_SOURCES = ("links", "disk", "groups", "gpu", "kernel")
 
 
 @dataclass
@@ -173,7 +174,9 @@ def _start_sampler(experiment: Experiment) -> None:
         "registry": str(paths.registry),
         "out": str(paths.table("metrics")),
         "hz": SAMPLER_HZ,
+        "sources": SAMPLER_SOURCES,
         "addresses": str(paths.addresses),
+        "folders": [str(paths.job), str(paths.recover)],
     }
     path = paths.truth / "sampler.json"
     path.write_text(json.dumps(spec) + "\n")

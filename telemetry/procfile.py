@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 
-def open_proc(path: str) -> int:
+def open_proc(path: str, flags: int = 0) -> int:
     """A descriptor, or -1 where the file is not there (any more) or not for us. Other errors (too many files) raise OSError."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return -1
 

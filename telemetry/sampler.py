@@ -14,13 +14,18 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storage.schemas import METRICS
 from storage.writer import TableWriteError, TableWriter
+from telemetry.disk import DiskSource
+from telemetry.gpu import GpuSource
+from telemetry.groups import GroupSource
 from telemetry.host import HOST_METRICS, HostProbe
+from telemetry.kernel import KernelSource
 from telemetry.links import LinkSource
 from telemetry.network import NETWORK_METRICS, NetworkProbe
 from telemetry.process import PROCESS_METRICS, PSS, ProcessProbe
@@ -32,11 +37,22 @@ MISSED = ("sampler_missed_ticks", "count")
 logger = logging.getLogger("sampler")
 
 
+SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
+    "links": lambda spec: LinkSource(spec.addresses),
+    "disk": lambda spec: DiskSource(spec.folders),
+    "groups": lambda _: GroupSource(),
+    "gpu": lambda _: GpuSource(),
+    "kernel": lambda _: KernelSource(),
+}
+"""What can be looked at besides processes and hosts. What this machine does not have is not told."""
+
+
 @dataclass(frozen=True)
 class SamplerSpec:
     """What to sample. ``out`` is the metrics table's folder; ``stop`` a file whose appearance ends the sampler (or None).
 
-    Processes, hosts and their networks always; the job's links where its name table ``addresses`` is named.
+    Processes, hosts and their networks always; of `SOURCES` those that are named. ``addresses`` is the name table, for the
+    links; ``folders`` are those of whose disks is told.
     """
 
     registry: Path
@@ -44,9 +60,14 @@ class SamplerSpec:
     hz: float = 2.0
     pss_every_s: float = 10.0
     stop: Path | None = None
-    addresses: Path | None = None
+    sources: tuple[str, ...] = ()
+    addresses: Path = Path("addresses.json")
+    folders: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
+        strange = sorted(set(self.sources) - set(SOURCES))
+        if strange:
+            raise ValueError(f"no source {', '.join(strange)}; there are: {', '.join(SOURCES)}")
         if not 0.01 <= self.hz <= 100:
             raise ValueError(f"hz is {self.hz}; allowed: 0.01 to 100")
 
@@ -95,7 +116,7 @@ class Sampler:
         self._machine = HostProbe()
         self._processes: dict[str, tuple[Registered, ProcessProbe]] = {}
         self._networks: dict[str, NetworkProbe] = {}
-        self._sources = sources_of(spec)
+        self._sources = [SOURCES[name](spec) for name in spec.sources]
         self._series: list[tuple[str, str, Metrics]] = []
         self._next_pss = 0.0
 
@@ -166,11 +187,6 @@ class Sampler:
             network.close()
 
 
-def sources_of(spec: SamplerSpec) -> list[Source]:
-    """The further sources that this spec asks for."""
-    return [LinkSource(spec.addresses)] if spec.addresses else []
-
-
 def run(spec: SamplerSpec, stop: threading.Event) -> None:
     """Sample at a fixed beat until told to stop. Raises TableWriteError."""
     sampler = Sampler(spec)
@@ -193,6 +209,8 @@ def load_spec(path: Path) -> SamplerSpec:
     for name in ("registry", "out", "stop", "addresses"):
         if fields.get(name):
             fields[name] = Path(fields[name])
+    fields["folders"] = tuple(Path(folder) for folder in fields.get("folders", ()))
+    fields["sources"] = tuple(fields.get("sources", ()))
     return SamplerSpec(**fields)
 
 

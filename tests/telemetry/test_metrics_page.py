@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from telemetry.disk import DISK_METRICS
+from telemetry.gpu import GPU_METRICS
+from telemetry.groups import GROUP_METRICS
 from telemetry.host import HOST_METRICS
+from telemetry.kernel import KERNEL_METRICS
 from telemetry.links import LINK_METRICS
 from telemetry.network import NETWORK_METRICS
 from telemetry.process import PROCESS_METRICS, PSS
@@ -18,5 +22,6 @@ def test_the_page_and_the_sampler_name_the_same_metrics_and_units():
     """Each sampled metric has one row with its unit, and each row is a metric that exists."""
     sampled = PAGE.read_text().split("## Sampled")[1].split("## Told by the job")[0]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", sampled, re.M)
-    written = {*PROCESS_METRICS, PSS, *NETWORK_METRICS, *LINK_METRICS, *HOST_METRICS, MISSED}
+    more = {*LINK_METRICS, *DISK_METRICS, *GROUP_METRICS, *GPU_METRICS, *KERNEL_METRICS}
+    written = {*PROCESS_METRICS, PSS, *NETWORK_METRICS, *HOST_METRICS, MISSED, *more}
     assert len(rows) == len(set(rows)) and set(rows) == written

@@ -14,7 +14,7 @@ import pytest
 from storage.reader import read_table
 from storage.schemas import METRICS
 from telemetry.registry import RegistryWatch
-from telemetry.sampler import MACHINE, Sampler, SamplerSpec, load_spec
+from telemetry.sampler import MACHINE, SOURCES, Sampler, SamplerSpec, load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,7 +130,7 @@ def test_a_gap_is_null_in_every_series_and_counted(tmp_path):
     sleeper = subprocess.Popen(["sleep", "1000"])
     try:
         register(tmp_path, "train0", sleeper.pid)
-        sampler = Sampler(SamplerSpec(tmp_path, tmp_path / "out"))
+        sampler = Sampler(SamplerSpec(tmp_path, tmp_path / "out", sources=tuple(SOURCES), folders=(tmp_path,)))
         taken, gap = sampler.sample(1.0, 1.0).columns(), sampler.missed(2.0, 2.0, 7).columns()
         sampler.close()
     finally:
@@ -138,6 +138,7 @@ def test_a_gap_is_null_in_every_series_and_counted(tmp_path):
         sleeper.wait()
     assert {"sampler_missed_ticks"} == set(gap["metric"]) - set(taken["metric"])
     assert set(taken["metric"]) - set(gap["metric"]) == {"pss_bytes"}
+    assert "disk_free_bytes" in gap["metric"]
     assert [value for value in gap["value"] if value is not None] == [7.0]
 
 
@@ -156,7 +157,7 @@ def test_the_registry_is_read_again_only_when_it_may_have_changed(tmp_path):
     assert set(watch.changed()) == {"train0", "train1"}
 
 
-@pytest.mark.parametrize("change", [{"hz": 0}, {"hz": 1000}, {"hertz": 2}])
+@pytest.mark.parametrize("change", [{"hz": 0}, {"hz": 1000}, {"hertz": 2}, {"sources": ["weather"]}])
 def test_a_wrong_spec_is_refused(tmp_path, change):
     """A rate out of range or an unknown key raises before anything is sampled."""
     path = tmp_path / "spec.json"
