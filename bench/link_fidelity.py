@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import sys
 import tempfile
@@ -40,12 +41,17 @@ DELAYS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 COUNT, GAP_S = 400, 0.005
 #: Jitter that leaves packets in order at the gap it is measured with, so that holding the order does not narrow it.
 JITTER = {"delay_ms": 10.0, "jitter_ms": 2.0}
-JITTER_COUNT, JITTER_GAP_S = 4000, 0.0045
+JITTER_COUNT, JITTER_GAP_S = 2500, 0.0045
 LOSSES = ((0.01, 0.0), (0.05, 0.0), (0.2, 0.0), (0.05, 5.0))
 LOSS_COUNT, LOSS_GAP_S = 20_000, 0.0001
 LINKS, LINKS_DELAY_MS = 64, 20.0
 FIRINGS = 60
 IDLE_ROUNDS, IDLE_COUNT, IDLE_BYTES = 5, 1000, 64 << 20
+
+
+def load() -> None:
+    """Who else is busy on this machine: without it no figure below means anything."""
+    print(f"\nload average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
 
 
 def row(*cells: object) -> None:
@@ -207,6 +213,7 @@ def measure(ground: dict[str, Any], parts: list[str]) -> None:
     there = {
         kind: [one for one in backends if one not in absent] for (kind, where), backends in BACKENDS.items() if where == place
     }
+    load()
     if absent:
         print(f"this kernel lacks: {', '.join(sorted(absent))}")
     everywhere: dict[str, Callable[[str], None]] = {"delay": bench.delays}
@@ -228,6 +235,7 @@ def measure(ground: dict[str, Any], parts: list[str]) -> None:
             for kind, params in tried.items():
                 for backend in there.get(FaultKind(kind), []):
                     act(kind, backend, params)
+    load()
 
 
 def main() -> None:
@@ -247,8 +255,11 @@ def main() -> None:
             root = str(Path(__file__).resolve().parents[1])
             argv = [sys.executable, __file__, "inside", of_cluster(place), *parts]
             process = place.spawn(argv, host="", log=log, env={"PYTHONPATH": root})
-            process.wait(600)
-            print(log.read_text())
+            told = 0
+            while told < len(text := log.read_text()) or process.poll() is None:
+                print(text[told:], end="", flush=True)
+                told = len(text)
+                time.sleep(0.5)
         finally:
             place.close()
 
