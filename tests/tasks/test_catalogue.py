@@ -70,7 +70,7 @@ def test_a_torn_checkpoint_comes_out_one_step_later(faultline: Faultline) -> Non
     log = (paths.logs / "controller.log").read_text()
     assert "WARNING controller: [Trainer] save of latest_checkpoint failed" in log
     first = told.outcome["first_error"]
-    assert (first["stage"], first["component"]) == ("checkpoint", "train0")
+    assert first["stage"] == "checkpoint" and "SaveError" in first["text"]
     final, root = told.outcome["final_error"], told.outcome["root"]
     assert (final["stage"], final["step"] - root["step"]) == ("weights_update", 1)
     # How far the save came before the disk was full again is chance: a file without an end, or without those that follow.
