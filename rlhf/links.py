@@ -21,6 +21,8 @@ from typing import Any
 
 import requests
 
+from rlhf.request_id import REQUEST_ID, request_id
+
 CONGESTION = b"cubic"
 SEGMENT_BYTES = 1448
 #: From linux/in.h; Python's socket module does not name it: the port of a bound source address is chosen when connecting.
@@ -146,7 +148,7 @@ class LinkSession(requests.Session):
         headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """One request; `timeout` seconds for connecting, and for each wait after that."""
-        told = dict(headers or {})
+        told = {REQUEST_ID: request_id(), **(headers or {})}
         if json is not None:
             data, told["Content-Type"] = json_bytes(json), "application/json"
         stream = self._connected(timeout)

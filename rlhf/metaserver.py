@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from rlhf.plain import parse_json
+from rlhf.request_id import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +65,16 @@ class MetaServer:
             self._json[key] = parse_json(await request.read())
         except ValueError as error:
             return web.Response(status=400, text=f"value of '{key}' is not JSON: {error}")
-        logger.info("stored %s", key)
+        logger.info("stored %s request_id=%s", key, request.headers.get(REQUEST_ID, "-"))
         await self._tell()
         return web.json_response({"stored": key})
 
     async def _get_json(self, request: web.Request) -> web.Response:
         key = request.match_info["key"]
-        return web.json_response(self._json[key]) if key in self._json else _not_found(key)
+        if key not in self._json:
+            return _not_found(key)
+        logger.info("read %s request_id=%s", key, request.headers.get(REQUEST_ID, "-"))
+        return web.json_response(self._json[key])
 
     async def _has_key(self, request: web.Request) -> web.Response:
         """Whether a key is there: as soon as it is, but at the latest after `wait_s` seconds (query, default 0)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import requests
 from aiohttp import web
 
@@ -10,6 +12,9 @@ from rlhf.config import JobConfig
 from rlhf.errors import FrameworkError
 from rlhf.links import open_session
 from rlhf.plain import parse_json
+from rlhf.request_id import REQUEST_ID
+
+logger = logging.getLogger(__name__)
 
 CLIENT_MAX_BYTES = 64 << 20
 
@@ -25,7 +30,9 @@ async def _score(request: web.Request) -> web.Response:
     try:
         asked = parse_json(await request.read())
         prompts, completions = list(map(str, asked["prompts"])), list(map(str, asked["completions"]))
-        return web.json_response({"rewards": task.score(prompts, completions)})
+        rewards = task.score(prompts, completions)
+        logger.info("scored %d completions request_id=%s", len(rewards), request.headers.get(REQUEST_ID, "-"))
+        return web.json_response({"rewards": rewards})
     except (ValueError, KeyError, TypeError) as error:
         return web.Response(status=400, text=f"expected two equally long lists of texts, prompts and completions: {error!r}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from rlhf import wire
 from rlhf.config import JobConfig
 from rlhf.links import dial_address, open_session
+from rlhf.request_id import REQUEST_ID, new_request_id
 from rlhf.resilience.readiness import STATUS
 from rlhf.resilience.retry import PRESETS, RetryPolicy
 from rlhf.stats import StatsTracker
@@ -22,7 +22,6 @@ from rlhf.stats import StatsTracker
 logger = logging.getLogger(__name__)
 
 CREATE_ENGINE, CALL, EVENT, HEALTH = "/create_engine", "/call", "/event", "/health"
-REQUEST_ID = "X-Request-Id"
 
 #: For a worker's process to come up: one try and sixty more, ten seconds apart.
 CREATION = RetryPolicy(attempts=61, base_s=10.0, factor=1.0)
@@ -135,7 +134,7 @@ class RpcClient:
     ) -> Reply:
         """One call with its retries, timed and counted."""
         nominal = policy or self._policy
-        start, body, request_id = time.monotonic(), wire.encode(meta, tensors), uuid.uuid4().hex[:16]
+        start, body, request_id = time.monotonic(), wire.encode(meta, tensors), new_request_id()
         retries, failed = 0, 1
 
         def told(failures: int, error: BaseException, _: float) -> None:

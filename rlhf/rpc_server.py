@@ -20,8 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from rlhf import wire
+from rlhf.request_id import REQUEST_ID, serving
 from rlhf.resilience.readiness import READY_KEY, STATUS
-from rlhf.rpc import CALL, CREATE_ENGINE, EVENT, HEALTH, REQUEST_ID, Reply
+from rlhf.rpc import CALL, CREATE_ENGINE, EVENT, HEALTH, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +75,13 @@ class RpcServer:
         """End `serve_forever` after what is already waiting."""
         self._work.put(None)
 
-    def answer(self, path: str, body: bytes) -> bytes:
+    def answer(self, path: str, body: bytes, request_id: str = "") -> bytes:
         """Have the main thread serve a request; blocks until it has. Raises what serving raised."""
         future: Future[bytes] = Future()
-        self._work.put((lambda: self._answer(path, body), future))
+        self._work.put((lambda: self._answer(path, body, request_id), future))
         return future.result()
 
-    def _answer(self, path: str, body: bytes) -> bytes:
+    def _answer(self, path: str, body: bytes, request_id: str) -> bytes:
         if path == HEALTH:
             return b"ok"
         try:
@@ -89,7 +90,8 @@ class RpcServer:
             raise BadRequestError(f"malformed body: {error}") from error
         self._serving = (str(meta.get("method", path)), time.monotonic())
         try:
-            return wire.encode(*self._serve(path, meta, tensors))
+            with serving(request_id):
+                return wire.encode(*self._serve(path, meta, tensors))
         finally:
             self._serving = None
 
@@ -141,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path not in ROUTES:
             return 404, f"nothing at {self.path}".encode()
         try:
-            return 200, self.rpc.answer(self.path, body)
+            return 200, self.rpc.answer(self.path, body, request_id)
         except BadRequestError as error:
             return 400, str(error).encode()
         except Exception as error:

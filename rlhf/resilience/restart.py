@@ -11,8 +11,9 @@ from typing import Any
 
 import requests
 
+from rlhf.request_id import REQUEST_ID
 from rlhf.resilience.restart_metrics import RestartMetrics
-from rlhf.resilience.restart_protocol import HEALTH, INSTANCE, REQUEST_ID, RESTART, RestartSettings, route_url
+from rlhf.resilience.restart_protocol import HEALTH, INSTANCE, RESTART, RestartSettings, route_url
 
 logger = logging.getLogger(__name__)
 

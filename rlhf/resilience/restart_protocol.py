@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 RESTART, HEALTH, STATUS = "/restart", "/health", "/status"
 #: In every answer: a word that another process behind the same address does not say.
 INSTANCE = "instance"
-REQUEST_ID = "X-Request-Id"
 
 
 def route_url(server: str, route: str) -> str:

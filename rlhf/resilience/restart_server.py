@@ -15,7 +15,8 @@ from typing import Any
 
 from aiohttp import web
 
-from rlhf.resilience.restart_protocol import HEALTH, INSTANCE, REQUEST_ID, RESTART, STATUS
+from rlhf.request_id import REQUEST_ID
+from rlhf.resilience.restart_protocol import HEALTH, INSTANCE, RESTART, STATUS
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ A worker of the job has it over its own link (`session`); anybody else by its UR
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import requests
@@ -18,6 +17,7 @@ from rlhf.config import JobConfig
 from rlhf.engines.rollout import Score
 from rlhf.errors import InferenceEngineError
 from rlhf.prompts import text_of
+from rlhf.request_id import REQUEST_ID, request_id
 from rlhf.serving import protocol
 
 
@@ -55,7 +55,7 @@ class ServedRolloutEngine:
         return batch
 
     def _ask(self, method: str, path: str, body: bytes, timeout_s: float, sub_error: str) -> requests.Response:
-        headers = {"content-type": protocol.TENSORS, protocol.REQUEST_ID: uuid.uuid4().hex[:16]}
+        headers = {"content-type": protocol.TENSORS, REQUEST_ID: request_id()}
         try:
             answer = self._session.request(method, f"{self.url}{path}", data=body, headers=headers, timeout=timeout_s)
         except requests.RequestException as error:

@@ -26,7 +26,7 @@ from rlhf.links import name_table
 from rlhf.metaserver import serve_app
 from rlhf.ray_nodes import keep_to
 from rlhf.registry import register
-from rlhf.serving import protocol
+from rlhf.request_id import REQUEST_ID
 from rlhf.serving.config import ServingConfig
 from rlhf.serving.interface import require_all
 
@@ -114,7 +114,7 @@ def _app(entry: Any) -> web.Application:
         took_s = asyncio.get_running_loop().time() - start
         reason = "" if answer.status == web.HTTPOk.status_code else f" {json.loads(answer.content)['error']}"
         level = logging.INFO if not reason else logging.ERROR
-        request_id = request.headers.get(protocol.REQUEST_ID, "-")
+        request_id = request.headers.get(REQUEST_ID, "-")
         told = (request.method, request.path, answer.status, took_s, reason, request_id)
         logger.log(level, "%s %s %d in %.3fs%s request_id=%s", *told)
         return web.Response(body=answer.content, status=answer.status, content_type=answer.kind)

@@ -17,7 +17,6 @@ from rlhf.plain import parse_json
 from rlhf.prompts import text_of
 from rlhf.task import prompt_length
 
-REQUEST_ID = "X-Request-Id"
 GENERATE, WEIGHTS, HEALTH = "/generate", "/weights", "/health"
 #: A body of tensors (`rlhf.wire`); anything else is JSON.
 TENSORS = "application/octet-stream"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -65,6 +66,24 @@ def test_a_small_job_runs_and_leaves_nothing(job_folder: Callable[[JobConfig], J
     assert _finish(folder, folder.start("rlhf.job")) == 0, folder.log("controller")
     _check_success(folder, SMALL)
     assert listener.seen == [("reward", "enter"), ("reward", "exit")] * SMALL.steps, "a rollout worker announces its scoring"
+    _check_requests_are_followed(folder, SMALL)
+
+
+def _ids(log: str, line: str) -> set[str]:
+    """The request ids of the lines of a log that begin so."""
+    return set(re.findall(rf": {line}.* request_id=([0-9a-f]{{16}})$", log, re.MULTILINE))
+
+
+def _check_requests_are_followed(folder: JobFolder, config: JobConfig) -> None:
+    """What a worker asked of others while it served a request carries that request's id."""
+    uploads, updates = _ids(folder.log("metaserver"), "stored"), _ids(folder.log("metaserver"), "read")
+    assert len(uploads) == config.steps * config.train_workers
+    assert uploads <= set().union(*(_ids(folder.log(f"train{rank}"), "/call 200") for rank in range(config.train_workers)))
+    rollouts = set().union(*(_ids(folder.log(f"rollout{rank}"), "/call 200") for rank in range(config.rollout_workers)))
+    assert len(updates) == config.steps * config.rollout_workers
+    scored = _ids(folder.log("reward"), "scored")
+    assert len(scored) == config.steps * config.rollout_workers
+    assert updates | scored <= rollouts
 
 
 def _lose_rollout1(folder: JobFolder) -> tuple[int, Hold]:
