@@ -54,6 +54,7 @@ class TableWriter:
         if not (self._writer.isascii() and self._writer.isalnum()):
             raise ValueError(f"a writer's name is letters and digits, not {writer!r}")
         self._next = next_number(self.folder, self._writer)
+        self._before: Before = {}
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
         self._written: list[tuple[Segment, int]] = []
@@ -67,12 +68,13 @@ class TableWriter:
     def append(self, rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]]) -> int:
         """Add rows: equally long columns by name (a missing column is null), or tuples in schema order. Returns how many.
 
+        A column that is the very list of the call before is not encoded again: such a list must not be changed meanwhile.
         Raises ValueError or TypeError for data that does not fit the schema (nothing is added then), and TableWriteError if an
         earlier flush in the background failed.
         """
         if self._stop.is_set():
             raise ValueError("the writer is closed")
-        batch = to_batch(rows, self.schema)
+        batch = to_batch(rows, self.schema, self._before)
         with self._lock:
             self._batches.append(batch)
             self._rows += batch.num_rows
@@ -151,8 +153,15 @@ class TableWriter:
                 self._failure = error
 
 
-def to_batch(rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
+Before = dict[str, tuple[Sequence[Any], pa.Array]]
+"""What each column was in the call before, and what became of it."""
+
+
+def to_batch(
+    rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]], schema: pa.Schema, before: Before | None = None
+) -> pa.RecordBatch:
     """Rows as an Arrow batch, repeating texts by dictionary. Raises ValueError or TypeError naming what does not fit."""
+    known: Before = {} if before is None else before
     columns = dict(rows) if isinstance(rows, Mapping) else _transpose(rows, schema)
     strange = sorted(set(columns) - set(schema.names))
     if strange:
@@ -162,8 +171,16 @@ def to_batch(rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]], schema
         raise ValueError(f"columns of different lengths: {sorted(lengths)}")
     length = lengths.pop() if lengths else 0
     held = in_memory(schema)
-    arrays = [_array(columns[f.name], f.type) if f.name in columns else pa.nulls(length, f.type) for f in held]
+    arrays = [_again(f, columns[f.name], known) if f.name in columns else pa.nulls(length, f.type) for f in held]
     return pa.RecordBatch.from_arrays(arrays, schema=held)
+
+
+def _again(field: pa.Field, column: Sequence[Any], known: Before) -> pa.Array:
+    same, array = known.get(field.name, (None, None))
+    if same is not column:
+        array = _array(column, field.type)
+        known[field.name] = (column, array)
+    return array
 
 
 def _array(column: Sequence[Any], kind: pa.DataType) -> pa.Array:

@@ -15,7 +15,7 @@ logger = logging.getLogger("sampler")
 
 #: Metric and unit, in the order of `_FIGURES`; then critical errors since the sampler began. The component is ``gpu<index>``.
 GPU_METRICS: tuple[tuple[str, str], ...] = (
-    ("gpu_busy_ratio", "ratio"),
+    ("gpu_utilization_ratio", "ratio"),
     ("gpu_memory_busy_ratio", "ratio"),
     ("gpu_memory_used_bytes", "bytes"),
     ("gpu_memory_total_bytes", "bytes"),

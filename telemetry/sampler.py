@@ -81,6 +81,8 @@ class Rows:
         self.component: list[str] = []
         self.metric: list[str] = []
         self.unit: list[str] = []
+        self.step: list[int] = []
+        self.stage: list[str] = []
         self.value: list[float | None] = []
 
     def add(self, host: str, component: str, metrics: Metrics, values: list[float | None]) -> None:
@@ -89,7 +91,15 @@ class Rows:
         self.component += [component] * len(values)
         self.metric += [name for name, _ in metrics]
         self.unit += [unit for _, unit in metrics]
+        self.step += [-1] * len(values)
+        self.stage += [""] * len(values)
         self.value += values
+
+    def as_before(self, before: Rows) -> None:
+        """Take over the names of an earlier tick if they are the same: what is the same list is stored for next to nothing."""
+        if (self.metric, self.component, self.host) == (before.metric, before.component, before.host):
+            self.host, self.component, self.metric = before.host, before.component, before.metric
+            self.unit, self.step, self.stage = before.unit, before.step, before.stage
 
     def columns(self) -> dict[str, list[float | None] | list[str] | list[float] | list[int]]:
         """The rows as the metrics table has them; a sample belongs to no step and no stage."""
@@ -99,8 +109,8 @@ class Rows:
             "mono_s": [self.times[1]] * n,
             "host": self.host,
             "component": self.component,
-            "step": [-1] * n,
-            "stage": [""] * n,
+            "step": self.step,
+            "stage": self.stage,
             "metric": self.metric,
             "unit": self.unit,
             "value": self.value,
@@ -119,6 +129,7 @@ class Sampler:
         self._sources = [SOURCES[name](spec) for name in spec.sources]
         self._series: list[tuple[str, str, Metrics]] = []
         self._next_pss = 0.0
+        self._last = Rows(0.0, 0.0)
 
     def sample(self, wall_s: float, mono_s: float) -> Rows:
         """Read everything now. Processes share the tick's time; reading all of them takes about a millisecond."""
@@ -141,6 +152,8 @@ class Sampler:
             self._next_pss = mono_s + self.spec.pss_every_s
             for entry, probe in self._processes.values():
                 rows.add(entry.host, entry.component, (PSS,), [probe.read_pss()])
+        rows.as_before(self._last)
+        self._last = rows
         return rows
 
     def missed(self, wall_s: float, mono_s: float, ticks: int) -> Rows:

@@ -164,3 +164,20 @@ def test_a_wrong_spec_is_refused(tmp_path, change):
     path.write_text(json.dumps({"registry": "r", "out": "o", **change}))
     with pytest.raises((ValueError, TypeError)):
         load_spec(path)
+
+
+def test_the_names_of_a_tick_are_those_of_the_one_before_until_something_changes(tmp_path):
+    """Equal names are the same lists, which are stored for next to nothing; one more process, and they are new."""
+    sampler = Sampler(SamplerSpec(tmp_path, tmp_path / "out"))
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    try:
+        first, second = sampler.sample(1.0, 1.0), sampler.sample(2.0, 2.0)
+        assert second.metric is first.metric and second.component is first.component
+        register(tmp_path, "train0", sleeper.pid)
+        third = sampler.sample(3.0, 3.0)
+        assert "train0" in third.component and "train0" not in second.component
+        assert len({len(column) for column in third.columns().values()}) == 1
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        sampler.close()
