@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -148,7 +149,7 @@ class Scheduler:
         job = self._jobs.get(request.match_info["uid"])
         if job is None:
             return web.Response(status=404, text=f"no job {request.match_info['uid']}")
-        engines = await self._engines()
+        engines = await self._engines(job.components)
         exits = [engines.get(component, {}).get("exit_code") for component in job.components]
         workers = [self._worker(component, code) for component, code in zip(job.components, exits, strict=True)]
         status = "CANCELLED" if job.cancelled else _status(exits, [bool(one["ip"]) for one in workers])
@@ -195,14 +196,16 @@ class Scheduler:
         hosts = {self._hosts[component] for component in job.components}
         await asyncio.gather(*(asyncio.to_thread(host.stop, job.components) for host in hosts))
 
-    async def _engines(self) -> dict[str, dict[str, Any]]:
-        answers = await asyncio.gather(*(asyncio.to_thread(host.engines) for host in set(self._hosts.values())))
+    async def _engines(self, components: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What their hosts know; no other host is asked."""
+        hosts = {self._hosts[component] for component in components}
+        answers = await asyncio.gather(*(asyncio.to_thread(host.engines) for host in hosts))
         return {name: engine for answer in answers for name, engine in answer.items()}
 
     async def watch(self) -> None:
         """Log every worker's end, and keep ``workers.json``, for ever."""
         while True:
-            engines = await self._engines()
+            engines = await self._engines(self._hosts)
             exits = {name: engine["exit_code"] for name, engine in engines.items() if engine["exit_code"] is not None}
             for name in sorted(set(exits) - set(self._known_exits)):
                 words = f"; its last words: {_last_words(self._job_dir / 'logs' / f'{name}.log')}" if exits[name] > 0 else ""

@@ -22,8 +22,8 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 #: What to import before the first fork. The first optimizer step imports torch._dynamo, a second of a core in every process.
 PRELOADS = {
-    "train": ("torch._dynamo", "rlhf.workers", "rlhf.serve_engine"),
-    "torch": ("rlhf.workers", "rlhf.serve_engine"),
+    "train": ("torch._dynamo", "rlhf.dispatch", "rlhf.serve_engine"),
+    "torch": ("rlhf.dispatch", "rlhf.serve_engine"),
     "none": ("rlhf.metaserver", "rlhf.reward", "rlhf.serve_engine"),
 }
 

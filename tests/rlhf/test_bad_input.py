@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from rlhf import links, metaserver, reward
 from rlhf.config import JobConfig
+from rlhf.dispatch import Dispatch
 from rlhf.errors import EngineError
 from rlhf.rpc import CALL, CREATE_ENGINE, EVENT
 from rlhf.rpc_server import BadRequestError
 from rlhf.scheduler import JOBS, Scheduler
-from rlhf.serve_engine import Dispatch
 from rlhf.stats import StatsTracker
 from rlhf.workers import METHODS
 

@@ -17,11 +17,11 @@ from rlhf import links
 from rlhf.arena import ArenaOutOfMemoryError
 from rlhf.colocation import RolloutDevice, TrainDevice, open_arena
 from rlhf.config import JobConfig, Timeouts, job_config
+from rlhf.dispatch import Dispatch
 from rlhf.engines.rollout import RolloutEngine
 from rlhf.prompts import sample_prompts
 from rlhf.rpc import CREATE_ENGINE, EVENT
 from rlhf.rpc_server import BadRequestError
-from rlhf.serve_engine import Dispatch
 from rlhf.stats import StatsTracker
 from rlhf.topology import components
 from tests.rlhf.job_folder import JobFolder

@@ -58,6 +58,15 @@ def test_an_engine_that_cannot_start_says_why(host: Host, job_folder: Callable) 
     assert "train7" in (Path(os.environ["JOB_DIR"]) / "logs" / "train7.log").read_text()
 
 
+def test_a_host_without_ranks_has_no_torch(host: Host) -> None:
+    """Store and reward process, and so the template they are forked from, have no torch: its memory and time are the ranks'."""
+    for component in ("metaserver", "reward"):
+        host.start(component)
+        _wait_registered(host, component)
+        mapped = Path(f"/proc/{host.engines()[component]['pid']}/maps").read_text()
+        assert "python" in mapped and "libtorch" not in mapped
+
+
 def test_a_paused_engine_can_be_stopped(host: Host) -> None:
     """Stopping ends an engine that does not react: asked first, then killed."""
     host.start("metaserver")

@@ -15,13 +15,13 @@ import pytest
 
 from rlhf import job, links, worker_group
 from rlhf.config import FLOORS_S, HARDENED, JobConfig, Posture, job_config, load_config
+from rlhf.dispatch import Dispatch
 from rlhf.errors import TrainEngineError
 from rlhf.resilience.first_cause import keep_first_cause
 from rlhf.resilience.readiness import endpoint, look
 from rlhf.rpc import EVENT
 from rlhf.rpc_server import RpcServer
 from rlhf.scheduler_client import SchedulerClient
-from rlhf.serve_engine import Dispatch
 from rlhf.stats import StatsTracker
 from rlhf.worker_group import WorkerGroup, wait_all
 from storage.records import Role
