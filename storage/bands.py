@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from storage.catalogue import query
-
-COVERAGE = 0.95
+from storage.intervals import t_prediction, two_sigma
 
 
 @dataclass(frozen=True)
@@ -60,15 +58,9 @@ def band(stage: str, metric: str, role: str, unit: str, values: Sequence[float],
     n = len(sample)
     mean = float(sample.mean())
     sd = float(sample.std(ddof=1)) if n > 1 else math.nan
-    reach = prediction_factor(n) * sd
-    return Band(stage, metric, role, unit, n, runs, mean, sd, mean - 2 * sd, mean + 2 * sd, mean - reach, mean + reach)
-
-
-def prediction_factor(n: int, coverage: float = COVERAGE) -> float:
-    """How many sd to each side one further value is expected within; NaN for n < 2."""
-    if n < 2:
-        return math.nan
-    return float(stats.t.ppf((1 + coverage) / 2, n - 1) * math.sqrt(1 + 1 / n))
+    nothing = (math.nan, math.nan)
+    ends = (*two_sigma(values), *t_prediction(values)) if n > 1 else (*nothing, *nothing)
+    return Band(stage, metric, role, unit, n, runs, mean, sd, *ends)
 
 
 _SAMPLES = """

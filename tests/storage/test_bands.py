@@ -6,9 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from storage.bands import band, baseline_bands, prediction_factor
+from storage.bands import band, baseline_bands
+from storage.intervals import INTERVALS, log_t_prediction, prediction_factor
 from storage.layout import run_paths
 from storage.schemas import METRICS
 from storage.writer import TableWriter
@@ -60,3 +63,28 @@ def test_one_value_is_no_band(tmp_path, monkeypatch):
     make_run("ra", [("controller", 0, "train", "loss", 4.0)])
     (one,) = baseline_bands(["ra"], warmup_steps=0)
     assert one.mean == 4.0 and all(math.isnan(end) for end in (one.sd, one.lo2s, one.hi2s, one.lo_t, one.hi_t))
+
+
+def test_the_interval_of_logarithms_holds_skewed_values():
+    """Of log-normal times it lets 5 % out at n = 5, as it promises."""
+    values = np.exp(np.random.default_rng(5).normal(0.0, 0.5, size=(10_000, 6)))
+    outside = np.mean([not low <= row[-1] <= high for row in values for low, high in [log_t_prediction(row[:-1])]])
+    assert outside == pytest.approx(0.05, abs=0.01)
+
+
+def test_one_wild_value_widens_all_but_the_robust_interval():
+    """Nineteen values near 1 and one of 100: only median and MAD still call 20 strange."""
+    values = [*np.random.default_rng(1).normal(1.0, 0.1, 19), 100.0]
+    strange = {name for name, interval in INTERVALS.items() if not interval(values)[0] <= 20 <= interval(values)[1]}
+    assert "median and MAD" in strange and "mean ± 2 sd" not in strange
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20), st.floats(0.1, 100), st.floats(-1e3, 1e3))
+def test_intervals_follow_a_change_of_unit(values, scale, shift):
+    """Values times a factor plus a constant: so are the ends (of all but the logarithms')."""
+    for name in ("mean ± 2 sd", "t prediction", "median and MAD"):
+        low, high = INTERVALS[name](values)
+        assert low <= high
+        moved = INTERVALS[name]([scale * value + shift for value in values])
+        room = 1e-6 * (1 + scale * (abs(low) + abs(high)) + abs(shift))
+        assert moved == pytest.approx((scale * low + shift, scale * high + shift), abs=room)
