@@ -1,6 +1,7 @@
 """Cost of sampling: ``python bench/sampler.py [--seconds 20]``. Prints one JSON object.
 
-Starts 48 sleeping processes and samples them at 1 Hz and 10 Hz with the real sampler program. ``core_ratio`` is the CPU time of
+Starts 48 sleeping processes and samples them at 1 Hz and 10 Hz with the real sampler program, without and with its further
+sources (``all``; of a job's links there are none here). ``core_ratio`` is the CPU time of
 the sampler (user and system, after start-up) per second, as a share of one core; ``read_core_ratio`` is the part that reads
 /proc, measured by reading in this process. ``bytes_per_sample`` is what the Parquet files take.
 """
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from storage.reader import read_table
 from storage.schemas import METRICS
 from telemetry.process import TICKS_PER_S, split_stat
-from telemetry.sampler import Sampler, SamplerSpec
+from telemetry.sampler import SOURCES, Sampler, SamplerSpec
 
 PROCESSES = 48
 
@@ -32,6 +33,7 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=20.0)
     seconds = options.parse_args().seconds
     sleepers = [subprocess.Popen(["sleep", "100000"]) for _ in range(PROCESSES)]
+    runs: dict[str, object] = {}
     try:
         with tempfile.TemporaryDirectory() as folder:
             registry = Path(folder) / "registry"
@@ -39,13 +41,17 @@ def main() -> None:
             for number, sleeper in enumerate(sleepers):
                 register(registry, f"rollout{number}", sleeper.pid)
             time.sleep(1.5)  # the registry's folder time settles, as it does in a running job
-            read_s = read_cost_s(registry, Path(folder))
-            runs = {f"{hz:g}_hz": measure(registry, Path(folder) / f"hz{hz:g}", hz, seconds, read_s) for hz in (1.0, 10.0)}
+            for name, sources in (("processes", ()), ("all", tuple(SOURCES))):
+                read_s = read_cost_s(registry, Path(folder), sources)
+                runs[f"{name}_read_once_ms"] = round(read_s * 1e3, 3)
+                for hz in (1.0, 10.0):
+                    out = Path(folder) / f"{name}{hz:g}"
+                    runs[f"{name}_{hz:g}_hz"] = measure(registry, out, hz, seconds, read_s, sources)
     finally:
         for sleeper in sleepers:
             sleeper.kill()
             sleeper.wait()
-    print(json.dumps({"processes": PROCESSES, "read_all_once_ms": round(read_s * 1e3, 3), **runs}, indent=2))
+    print(json.dumps({"processes": PROCESSES, **runs}, indent=2))
 
 
 def register(registry: Path, component: str, pid: int) -> None:
@@ -54,9 +60,9 @@ def register(registry: Path, component: str, pid: int) -> None:
     (registry / f"{component}.json").write_text(json.dumps(entry))
 
 
-def read_cost_s(registry: Path, out: Path) -> float:
+def read_cost_s(registry: Path, out: Path, sources: tuple[str, ...]) -> float:
     """CPU seconds of one reading of everything except the slow beat."""
-    sampler = Sampler(SamplerSpec(registry, out))
+    sampler = Sampler(SamplerSpec(registry, out, sources=sources, folders=(out,)))
     sampler.sample(time.time(), time.monotonic())
     before, turns = time.process_time(), 200
     for _ in range(turns):
@@ -69,9 +75,10 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def measure(registry: Path, out: Path, hz: float, seconds: float, read_s: float) -> dict[str, float]:
+def measure(registry: Path, out: Path, hz: float, seconds: float, read_s: float, sources: tuple[str, ...]) -> dict[str, float]:
     spec = out.with_suffix(".json")
-    spec.write_text(json.dumps({"registry": str(registry), "out": str(out), "hz": hz}))
+    folders = [str(registry)]
+    spec.write_text(json.dumps({"registry": str(registry), "out": str(out), "hz": hz, "sources": sources, "folders": folders}))
     root = Path(__file__).resolve().parent.parent
     sampler = subprocess.Popen([sys.executable, "-m", "telemetry.sampler", str(spec)], cwd=root, env=dict(os.environ))
     while not list(out.glob("*.parquet")):
