@@ -25,10 +25,12 @@ def host(job_folder: Callable) -> Iterator[Host]:
     made.close()
 
 
-def _wait_registered(host: Host, component: str) -> None:
-    while registered(component) is None:
+def _wait_registered(host: Host, component: str) -> int:
+    """Its pid, as it says itself: the host may not have been told yet, and a signal to pid 0 is one to this very test."""
+    while (record := registered(component)) is None:
         assert host.engines()[component]["exit_code"] is None
         time.sleep(0.02)
+    return record.pid
 
 
 def _wait_ended(host: Host, component: str) -> int:
@@ -45,10 +47,11 @@ def test_the_real_signal_is_reported(host: Host, number: signal.Signals) -> None
     host.start("reward")
     _wait_registered(host, "reward")
     record = registered("reward")
-    assert record is not None and record.pid == host.engines()["reward"]["pid"]
+    assert record is not None
     assert record.start_ticks == start_ticks(record.pid)
     os.kill(record.pid, number)
     assert _wait_ended(host, "reward") == -number
+    assert host.engines()["reward"]["pid"] == record.pid
 
 
 def test_an_engine_that_cannot_start_says_why(host: Host, job_folder: Callable) -> None:
@@ -62,16 +65,14 @@ def test_a_host_without_ranks_has_no_torch(host: Host) -> None:
     """Store and reward process, and so the template they are forked from, have no torch: its memory and time are the ranks'."""
     for component in ("metaserver", "reward"):
         host.start(component)
-        _wait_registered(host, component)
-        mapped = Path(f"/proc/{host.engines()[component]['pid']}/maps").read_text()
+        mapped = Path(f"/proc/{_wait_registered(host, component)}/maps").read_text()
         assert "python" in mapped and "libtorch" not in mapped
 
 
 def test_a_paused_engine_can_be_stopped(host: Host) -> None:
     """Stopping ends an engine that does not react: asked first, then killed."""
     host.start("metaserver")
-    _wait_registered(host, "metaserver")
-    pid = host.engines()["metaserver"]["pid"]
+    pid = _wait_registered(host, "metaserver")
     os.kill(pid, signal.SIGSTOP)
     while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.01)
@@ -82,8 +83,7 @@ def test_a_paused_engine_can_be_stopped(host: Host) -> None:
 def test_engines_inherit_nothing_but_standard_streams(host: Host) -> None:
     """A forked engine has no descriptor of the template's besides its own socket and log."""
     host.start("reward")
-    _wait_registered(host, "reward")
-    folder = Path(f"/proc/{host.engines()['reward']['pid']}/fd")
+    folder = Path(f"/proc/{_wait_registered(host, 'reward')}/fd")
     kinds = sorted(str(entry.readlink()).split(":")[0] for entry in folder.iterdir())
     assert "pipe" not in kinds, kinds
 
