@@ -111,7 +111,7 @@ def await_applied(lab: subprocess.Popen[str], home: Path) -> Traces:
         time.sleep(POLL_S)
     inside = psutil.Process(lab.pid).children(recursive=True)
     scratch = next(found for process in inside if (found := _environment(process).get(MARK)))
-    networks = {_network(process) for process in inside} - {namespace_inode("self", "net"), 0}
+    networks = {network_of(process) for process in inside} - {namespace_inode("self", "net"), 0}
     return Traces(lab.pid, run_id, home, Path(scratch), frozenset(networks), _devices(), time.time())
 
 
@@ -149,7 +149,7 @@ def residue(traces: Traces) -> list[str]:
     processes = {process.pid: process for process in [*marked(traces.scratch), *_with_word(traces.run_id, traces.lab)]}
     found = [_told(process) for process in processes.values()]
     old = (process for process in psutil.process_iter(["create_time"]) if process.info["create_time"] < traces.noted_s)
-    if traces.networks & {_network(process) for process in old}:  # the kernel gives a number again: a later run may have it
+    if traces.networks & {network_of(process) for process in old}:  # the kernel gives a number again: a later run may have it
         found.append("network namespaces")
     found += [f"device {name}" for name in _devices() - traces.devices]
     found += [f"folder {traces.scratch}"] if traces.scratch.exists() else []
@@ -184,7 +184,7 @@ def _environment(process: psutil.Process) -> dict[str, str]:
         return {}
 
 
-def _network(process: psutil.Process) -> int:
+def network_of(process: psutil.Process) -> int:
     try:
         return namespace_inode(process.pid, "net")
     except OSError:

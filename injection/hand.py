@@ -27,7 +27,7 @@ from injection.preflight import absent_backends
 from injection.probe import Probe
 from injection.receipts import History
 from injection.recover import revert_record
-from injection.registry import make_fault
+from injection.registry import UNDONE_FIRST, make_fault
 from injection.target import POLL_S, LiveProcess, NoSuchTargetError, Site, await_target
 from injection.trigger import Condition, Expired, Fire, Heard
 
@@ -81,10 +81,16 @@ class Hand:
         self._record: Record | None = None
         self._stamp: tuple[int, int] = (0, 0)
         self._applied = False
+        self._began = 0.0
         self._done: Done | None = None
         self._verifying: threading.Thread | None = None
         self._timers: list[threading.Timer] = []
         self.stuck = False
+
+    @property
+    def turn_to_end(self) -> tuple[bool, float]:
+        """Sorts hands as their faults are to be undone, as `recover.in_order` does."""
+        return self._entry["kind"] not in UNDONE_FIRST, -self._began
 
     def arm(self) -> None:
         """Prepare in the background, as soon as the target has registered."""
@@ -211,7 +217,7 @@ class Hand:
             lease = journal.boottime_s() + self._shop.lease_s
             self._journal(replace(self._record, undo=undo, lease_until_s=lease))
         began = time.monotonic()
-        self._applied = True
+        self._applied, self._began = True, began
         readback = self._fault.apply()
         self._done = Done(began, time.monotonic(), readback)
 

@@ -117,7 +117,7 @@ class Injector:
     def stop(self, *, patient: bool = True) -> int:
         """Undo everything and prove it gone; see `Hand.finish`. Returns the exit code."""
         self._listener.close()
-        for hand in self._hands:
+        for hand in sorted(self._hands, key=lambda hand: hand.turn_to_end):
             hand.finish(patient=patient)
         self._over.set()
         self._history.close()

@@ -70,11 +70,14 @@ class NameServer:
         """A line of the hands, or the end of their connection; false when it is over."""
         try:
             asked: dict[str, Any] = json.loads(connection.recv(4096))
-            if "clear" in asked:
+            answer = "done"
+            if "stands" in asked:
+                answer = "yes" if any(lie.id == asked["stands"] for lie in self.lies.values()) else "no"
+            elif "clear" in asked:
                 self.lies = {held: lie for held, lie in self.lies.items() if lie.id != asked["clear"]}
             else:
                 self.lies[connection] = Lie(**asked)
-            connection.sendall(b"done\n")
+            connection.sendall(answer.encode() + b"\n")
         except (OSError, ValueError, TypeError):  # it has hung up, was killed, or makes no sense
             self.lies.pop(connection, None)
             return False

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import subprocess
 import sys
 import threading
@@ -86,5 +88,14 @@ def serve(requests: TextIO, answers: TextIO) -> None:
         answers.flush()
 
 
+def end_with_asker() -> None:
+    """Wait until nobody can ask any more, then end, also in the middle of a measurement: whoever asked was killed."""
+    asking = select.poll()
+    asking.register(sys.stdin, 0)  # 0: told of the other end's being closed, and of nothing else
+    asking.poll()
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with_asker, daemon=True).start()
     serve(sys.stdin, sys.stdout)

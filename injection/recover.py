@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from injection import journal, procfs
 from injection.fault import Ask, Measurement
 from injection.journal import Record, State
 from injection.measure import ask_here
-from injection.registry import FAULTS
+from injection.registry import FAULTS, UNDONE_FIRST
 from storage.records import FaultKind
 
 
@@ -55,15 +56,20 @@ def _note(folder: Path, record: Record, state: State, reason: str = "") -> Recor
         return replace(record, state=state, reason=reason)
 
 
+def in_order(folder: Path, records: Iterable[Record]) -> list[Record]:
+    """As they are to be undone: first what others may wait for, then the latest first, as each restores what it found."""
+    return sorted(records, key=lambda one: (one.kind not in UNDONE_FIRST, -journal.stamp(folder, one)[1]))
+
+
 def sweep(folder: Path) -> list[Outcome]:
     """Close every record of the journal. Afterwards only stuck ones are left in it; a second sweep finds nothing else."""
-    outcomes = []
+    outcomes, readable = [], []
     for path in sorted(folder.glob("*.json")):
         try:
-            outcome = _close(folder, journal.read(path))
+            readable.append(journal.read(path))
         except ValueError as error:
-            outcome = Outcome(path.name.split(".")[0], "", "", "stuck", str(error))
-        outcomes.append(outcome)
+            outcomes.append(Outcome(path.name.split(".")[0], "", "", "stuck", str(error)))
+    outcomes += [_close(folder, record) for record in in_order(folder, readable)]
     for leftover in (*folder.glob("*.lease*"), *folder.glob("*.tmp")):
         if not any(folder.glob(f"{leftover.name.split('.')[0]}.*.json")):
             leftover.unlink(missing_ok=True)
@@ -71,13 +77,14 @@ def sweep(folder: Path) -> list[Outcome]:
 
 
 def _close(folder: Path, record: Record) -> Outcome:
-    outcome, reason = _undo(folder, record)
+    outcome, reason = undo(folder, record)
     if outcome != "stuck":
         journal.forget(folder, record)
     return Outcome(record.run_id, record.fault_id, record.kind, outcome, reason)
 
 
-def _undo(folder: Path, record: Record) -> tuple[str, str]:
+def undo(folder: Path, record: Record) -> tuple[str, str]:
+    """What becomes of a record, and why: `gone`, `reverted` or `stuck`; one of another PID namespace is the kernel's matter."""
     if record.state == State.REVERTED:
         return "reverted", "reverted before"
     if record.boot_id != procfs.boot_id():

@@ -60,6 +60,8 @@ TARGETS: dict[FaultKind, tuple[str, ...]] = {
 }
 
 
+#: What others may be waiting for, their undoing included (nobody who writes to a frozen disk can be stopped): undone first.
+UNDONE_FIRST = frozenset({FaultKind.IO_CONTENTION})
 #: What acts on a disk, and on none but the lab's own.
 ON_DISK = frozenset({FaultKind.DISK_FILL, FaultKind.IO_CONTENTION})
 #: What needs links that are dialled by host name.

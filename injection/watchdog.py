@@ -2,6 +2,7 @@
 
     python -m injection.watchdog --journal DIR --run RUN --watch PID[:START_TICKS] [--watch ...] --lease S
 
+Beside a virtual cluster there is a second one, which watches the lab alone: what outlives the cluster is undone by it.
 It ends when told (SIGTERM), or by itself when a watched process is gone and nothing is left to undo; then it also ends
 what is left of places whose lab and keeper were both killed.
 Exit code 2: something is stuck.
@@ -21,7 +22,7 @@ from pathlib import Path
 from injection import journal, procfs
 from injection.journal import State
 from injection.procfs import Identity
-from injection.recover import revert_record
+from injection.recover import in_order, undo
 
 #: A fault that does not go at once is tried again so often, so much later each time.
 TRIES = 3
@@ -61,9 +62,9 @@ class Watch:
 def undo_run(folder: Path, run_id: str) -> bool:
     """Undo every fault of a run that is not undone yet; true when none is left."""
     for attempt in range(TRIES):
-        left = [one for one in journal.records(folder, run_id) if one.state != State.REVERTED]
-        after = [revert_record(folder, record)[0].state for record in left]
-        if all(state == State.REVERTED for state in after):
+        left = in_order(folder, (one for one in journal.records(folder, run_id) if one.state != State.REVERTED))
+        after = [undo(folder, record)[0] for record in left]
+        if "stuck" not in after:
             return True
         time.sleep(BACKOFF_S * 2**attempt)
     return False

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from adapters.native import NativeJob, component_hosts, job_links
@@ -37,6 +38,8 @@ class Experiment:
     injector: Process | None = None
     sampler: Process | None = None
     watchdog: subprocess.Popen[bytes] | Process | None = None
+    guard: subprocess.Popen[bytes] | None = None
+    """a watchdog outside the virtual cluster"""
     proxy: Process | None = None
     names: Process | None = None
     proxy_api: str = ""
@@ -56,7 +59,7 @@ class Experiment:
 
     def instruments(self) -> dict[str, Process | subprocess.Popen[bytes]]:
         """The lab's own processes that were started. A run during which one of them ended is no measurement."""
-        parts = {name: getattr(self, name) for name in ("injector", "watchdog", "sampler", "proxy", "names")}
+        parts = {name: getattr(self, name) for name in ("injector", "watchdog", "guard", "sampler", "proxy", "names")}
         return {name: process for name, process in parts.items() if process is not None}
 
     def at(self) -> Place:
@@ -151,21 +154,27 @@ def start_injector(experiment: Experiment) -> None:
 
 
 def start_watchdog(experiment: Experiment) -> None:
-    """It must outlive the injector; on the plain host it must outlive the place as well, so it is nobody's child there."""
+    """It must outlive the injector; on the plain host it must outlive the place as well, so it is nobody's child there.
+
+    The virtual cluster takes faults and watchdog along, but not what is the machine's (control groups): for that is the guard.
+    """
     plan, paths, place = experiment.plan, experiment.paths, experiment.at()
     assert experiment.injector is not None
     log = paths.lab_logs / "watchdog.log"
     argv = lab_argv("injection.watchdog", "--journal", journal_dir(), "--run", paths.run_id, "--lease", plan["lease_s"])
     if place.kind == "virtual-cluster":
-        argv += ["--watch", str(experiment.injector.pid)]
-        experiment.watchdog = place.spawn(argv, host=experiment.outside, log=log)
+        experiment.watchdog = place.spawn([*argv, "--watch", str(experiment.injector.pid)], host=experiment.outside, log=log)
+        experiment.guard = _outliving(argv, [os.getpid()], paths.lab_logs / "guard.log")
     else:
-        for pid in (experiment.injector.pid, os.getpid()):
-            argv += ["--watch", f"{pid}:{identity(pid).start_ticks}"]
-        with log.open("ab") as output:
-            experiment.watchdog = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+        experiment.watchdog = _outliving(argv, [experiment.injector.pid, os.getpid()], log)
+
+
+def _outliving(argv: list[str], watched: list[int], log: Path) -> subprocess.Popen[bytes]:
+    """A watchdog outside the place, which does not end with this process."""
+    for pid in watched:
+        argv = [*argv, "--watch", f"{pid}:{identity(pid).start_ticks}"]
+    with log.open("ab") as output:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
 
 def _start_sampler(experiment: Experiment) -> None:

@@ -28,15 +28,18 @@ def revert(experiment: Experiment) -> dict[str, Any]:
     """
     if experiment.reverted is not None:
         return experiment.reverted
-    codes = {"injector": _end(experiment.injector, REVERT_LIMIT_S, signal.SIGTERM if experiment.observed else signal.SIGINT)}
+    codes = {
+        "injector": end_process(experiment.injector, REVERT_LIMIT_S, signal.SIGTERM if experiment.observed else signal.SIGINT)
+    }
     code = _job_code(experiment)
     if experiment.job:
         experiment.job.stop()
-    codes["sampler"] = _end(experiment.sampler, FLUSH_LIMIT_S)
-    codes["watchdog"] = _end(experiment.watchdog, REVERT_LIMIT_S)
+    codes["sampler"] = end_process(experiment.sampler, FLUSH_LIMIT_S)
+    codes["watchdog"] = end_process(experiment.watchdog, REVERT_LIMIT_S)
     if experiment.place:
         experiment.place.close()
     stuck = [outcome for outcome in sweep(journal_dir()) if outcome.outcome == "stuck"]
+    end_process(experiment.guard, REVERT_LIMIT_S)
     experiment.reverted = {"stuck": [str(outcome) for outcome in stuck], "codes": codes, "job_exit_code": code}
     _close_manifest(experiment, code)
     return experiment.reverted
@@ -50,7 +53,7 @@ def _job_code(experiment: Experiment) -> int | None:
     return None
 
 
-def _end(process: Process | subprocess.Popen[bytes] | None, limit_s: float, number: int = signal.SIGTERM) -> int | None:
+def end_process(process: Process | subprocess.Popen[bytes] | None, limit_s: float, number: int = signal.SIGTERM) -> int | None:
     """Ask a process to end and wait; kill it when its time is over. None when it was never started or cannot be told."""
     if process is None:
         return None

@@ -86,11 +86,17 @@ class DnsFailure:
 
     @staticmethod
     def gone(undo: Undo, ask: Ask) -> Measurement:
-        """Another process gets the right address."""
+        """Another process gets the right address, or a wrong one for which another fault on that name answers."""
         if not Path(undo["socket"]).exists():
             return Measurement(ok=True, probe="the system's resolver", measured={"outcome": "no name server"})
         found = ask("lookup", {"host": undo["host"], "name": undo["name"]})
-        return Measurement(ok=found["address"] == undo["address"], probe="the system's resolver", measured=found)
+        if found["address"] == undo["address"]:
+            return Measurement(ok=True, probe="the system's resolver", measured=found)
+        with suppress(FileNotFoundError, ConnectionRefusedError), _connect(undo["socket"]) as line:
+            others = _say(line, {"stands": undo["id"]}) == "no"
+            probe = "the system's resolver, the name server's list"
+            return Measurement(ok=others, probe=probe, measured={**found, "told_for_another": others})
+        return Measurement(ok=True, probe="the system's resolver", measured={**found, "outcome": "no name server"})
 
 
 def _connect(path: str) -> socket.socket:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,8 @@ from pydantic import Field
 
 from injection.fault import Ask, Context, Measurement, RefusedError, Undo
 
+#: What is damaged now by this process: the file's inode, begin and end. Damage upon damage could not be undone in any order.
+_DAMAGED: set[tuple[int, int, float]] = set()
 #: The most that the undo record keeps.
 KEPT_BYTES = 4 << 20
 
@@ -71,6 +74,10 @@ class FileCorruption:
             raise RefusedError(f"there is no file {self._path}")
         if undo["sha256"] == undo["damaged_sha256"]:
             raise RefusedError(f"{self._path} holds there what the damage would leave: nothing would change")
+        inode, begin, end = _span(undo)
+        if any(inode == other and begin < its_end and its_begin < end for other, its_begin, its_end in _DAMAGED):
+            raise RefusedError(f"{self._path} is damaged there already")
+        _DAMAGED.add(_span(undo))
         with Path(undo["path"]).open("r+b") as file:
             file.seek(undo["offset"])
             file.write(_damaged(self._params.how, base64.b64decode(undo["held"])))
@@ -87,6 +94,8 @@ class FileCorruption:
     @staticmethod
     def revert(undo: Undo) -> None:
         """Put the bytes back, if it is still that file and still that damage."""
+        if undo:
+            _DAMAGED.discard(_span(undo))
         if not undo or not _is_there(undo):
             return
         path = Path(undo["path"])
@@ -105,6 +114,13 @@ class FileCorruption:
         anew = not found["exists"] or found["inode"] != undo["inode"]
         free = anew or found["region_sha256"] != undo["damaged_sha256"] or found["size_bytes"] != undo["damaged_size_bytes"]
         return Measurement(ok=free, probe="content of the file", measured=found)
+
+
+def _span(undo: Undo) -> tuple[int, int, float]:
+    """Inode, begin and end of what no other damage may touch; a file cut short is another everywhere."""
+    if undo["damaged_size_bytes"] == undo["offset"]:
+        return undo["inode"], 0, math.inf
+    return undo["inode"], undo["offset"], undo["offset"] + undo["length"]
 
 
 def _region(params: Params, size: int) -> tuple[int, int]:

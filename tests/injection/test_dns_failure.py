@@ -111,12 +111,14 @@ def test_a_name_resolves_again_when_the_injector_is_killed(named: Named) -> None
     log = named.scratch / "held.log"
     holder = named.start("one = fault('nxdomain'); one.undo(); one.apply(); tell(applied=True); time.sleep(600)", log)
     wait_until(lambda: log.exists() and "applied" in log.read_text(), "the first is in force")
-    both, one_left = named.drive("""
+    both, still, one_left = named.drive("""
 def outcome(): return ask_here("lookup", dict(host="trainers", name="metaserver.cluster"))
 two = fault("wrong"); undo = two.undo(); two.apply(); tell(**outcome())
-DnsFailure.revert(undo); tell(**outcome())
+tell(gone=DnsFailure.gone(undo, ask_here).ok)
+DnsFailure.revert(undo); tell(**outcome(), gone=DnsFailure.gone(undo, ask_here).ok)
 """)
-    assert both["address"] == NOBODY and one_left["outcome"] == "unknown"
+    assert both["address"] == NOBODY and not still["gone"]
+    assert one_left["outcome"] == "unknown" and one_left["gone"]
     holder.signal(9)
     look = "tell(**ask_here('lookup', dict(host='trainers', name='metaserver.cluster')))"
     wait_until(lambda: named.drive(look)[0]["address"] != "", "it resolves")

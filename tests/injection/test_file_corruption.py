@@ -79,6 +79,24 @@ def test_two_on_one_file_are_undone_in_either_order(job: Path) -> None:
         assert file.read_bytes() == before
 
 
+def test_damage_upon_damage_is_refused(job: Path) -> None:
+    """A region that is damaged already, or any of a file cut short, waits until that is undone: no order could undo both."""
+    file = job / "recover" / "even" / "model.pt"
+    for how in ("torn", "truncate"):
+        first = fault(job, how=how)
+        undo = first.undo()
+        first.apply()
+        second = fault(job, how="flip", at_percent=10 if how == "truncate" else 60)
+        second.undo()
+        with pytest.raises(RefusedError, match="damaged there already"):
+            second.apply()
+        FileCorruption.revert(undo)
+        again = second.undo()
+        assert second.apply()["length_bytes"] == 1
+        FileCorruption.revert(again)
+    assert FileCorruption.gone(again, ask_here).ok and file.is_file()
+
+
 def test_nothing_to_damage_is_refused(job: Path) -> None:
     """No file, a place that holds zeros already, and a link that leads out of the job's folder are refused."""
     missing = fault(job, "recover/none.pt", how="truncate")

@@ -10,7 +10,7 @@ from injection import journal, procfs
 from injection.hand import Hand, Workshop
 from injection.journal import State
 from injection.receipts import History
-from injection.recover import revert_record, sweep
+from injection.recover import in_order, revert_record, sweep
 from injection.target import Site
 from tests.injection.victim import Victim, plan_fault, register
 
@@ -129,3 +129,12 @@ def test_what_cannot_be_undone_stays_and_is_shown(tmp_path: Path, monkeypatch: p
         assert not victim.who.alive()
     finally:
         victim.close()
+
+
+def test_what_others_wait_for_is_undone_first_and_the_latest_before_the_earlier(tmp_path: Path) -> None:
+    """A frozen disk is thawed before anything that may have to write to it; the rest goes in the reverse order of applying."""
+    for name, kind in (("f1", "io-contention"), ("f2", "file-corruption"), ("f3", "file-corruption"), ("f4", "noop")):
+        journal.write(tmp_path, journal.new_record("r1", name, kind, "none", 5.0))
+        os.utime(tmp_path / f"r1.{name}.json", ns=(0, int(name[1])))
+    ordered = in_order(tmp_path, journal.records(tmp_path, "r1"))
+    assert [one.fault_id for one in ordered] == ["f1", "f4", "f3", "f2"]

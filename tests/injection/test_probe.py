@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -57,3 +60,16 @@ def test_what_cannot_be_measured_is_an_error() -> None:
         assert probe.ask("process_state", ME)["alive"]
     finally:
         probe.close()
+
+
+def test_a_probe_ends_with_whoever_asked_it_also_while_it_measures() -> None:
+    """Killed in the middle of a long measurement, an injector leaves no probe behind that goes on measuring."""
+    pipe = subprocess.PIPE
+    probe = subprocess.Popen([sys.executable, "-m", "injection.probe"], stdin=pipe, stdout=pipe, text=True)
+    probe.stdin.write(json.dumps({"name": "cpu_share", "arguments": {"processes": [], "window_s": 600.0}}) + "\n")
+    probe.stdin.flush()
+    with pytest.raises(subprocess.TimeoutExpired):
+        probe.wait(1.0)
+    probe.stdin.close()
+    assert probe.wait(10.0) == 0
+    probe.stdout.close()
