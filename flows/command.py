@@ -19,6 +19,7 @@ from flows.commands.judge import compare, diagnose, score
 from flows.commands.kept import export_command, gc, import_command, indicators, query
 from flows.commands.logs import logs
 from flows.commands.matrix import matrix
+from flows.commands.proxy import proxy
 from flows.commands.runs import list_command, ps, show
 from flows.commands.stack import down, env, up
 from flows.commands.wait import wait
@@ -43,7 +44,7 @@ def cli() -> None:
 
 VERBS = (
     *(matrix, run, rerun, stop, list_command, show, logs, ps, query, indicators, compare, diagnose, score),
-    *(up, down, env, wait, doctor, recover, gc, export_command, import_command),
+    *(up, down, env, wait, doctor, recover, proxy, gc, export_command, import_command),
 )
 for verb in VERBS:
     cli.add_command(verb)

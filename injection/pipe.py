@@ -52,6 +52,9 @@ class Pipe:
         """when the last shaped piece has left (monotonic seconds)"""
         self.finished = False
         """the end of the stream was passed on"""
+        self.limited_bytes = 0
+        """passed while their number was limited"""
+        self.received_bytes = self.sent_bytes = 0
         self._effects: dict[str, Effect] = {}
         self._queue: deque[Piece | None] = deque()
         self._queued = 0
@@ -114,9 +117,11 @@ class Pipe:
 
     def feed(self, data: bytes) -> None:
         """Data came from the source."""
+        self.received_bytes += len(data)
         if self._deliverer is None and not self._effects:
             assert self.sink is not None
             self.sink.write(data)
+            self.sent_bytes += len(data)
             return
         self._enqueue(Piece(data, time.monotonic(), random.uniform(-1, 1)))  # noqa: S311 - chance, not secrecy
         self._queued += len(data)
@@ -124,12 +129,12 @@ class Pipe:
 
     def finish(self) -> None:
         """The source sends no more; the sink hears of it after all that was sent."""
-        if self._deliverer is None:
+        if self._deliverer is None and not self._effects:
             self._pass_end()
         else:
-            self._queue.append(None)
+            self._enqueue(None)
 
-    def _enqueue(self, piece: Piece) -> None:
+    def _enqueue(self, piece: Piece | None) -> None:
         self._queue.append(piece)
         if self._deliverer is None:
             self._deliverer = asyncio.get_running_loop().create_task(self._deliver())
@@ -138,17 +143,20 @@ class Pipe:
         while self._queue:
             piece = self._queue.popleft()
             if piece is None:
+                for effect in list(self._effects.values()):
+                    await effect.hold_end(self)
                 self._pass_end()
                 continue
             piece = self._cut(piece)
-            passes = True
+            passes, size = True, len(piece.data)
             for effect in list(self._effects.values()):
                 passes = passes and await effect.hold(self, piece)
             await self._sink_ready.wait()
             assert self.sink is not None
             if passes:
                 self.sink.write(piece.data)
-            self._queued -= len(piece.data)
+                self.sent_bytes += len(piece.data)
+            self._queued -= size
             self._balance()
         self._deliverer = None
 

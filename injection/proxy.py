@@ -11,7 +11,10 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -19,8 +22,11 @@ from injection.proxy_api import Api
 from injection.relay import split_address
 
 
-async def relay(listen_api: str, links: list[dict[str, str]], ready: Path) -> None:
-    """Relay until SIGTERM or SIGINT. Raises OSError when an address cannot be listened on."""
+async def relay(listen_api: str, links: list[dict[str, str]], tell: Callable[[dict[str, Any]], None]) -> None:
+    """Relay until SIGTERM or SIGINT; ``tell`` is told once where everything listens.
+
+    Raises OSError when an address cannot be listened on, ValueError when it is none.
+    """
     api = Api()
     runner = web.AppRunner(api.application(), access_log=None)
     await runner.setup()
@@ -29,10 +35,7 @@ async def relay(listen_api: str, links: list[dict[str, str]], ready: Path) -> No
     for link in links:
         await api.add(link)
     bound = runner.addresses[0]
-    state = {"api": f"{bound[0]}:{bound[1]}", "dial": {name: proxy.listen for name, proxy in api.proxies.items()}}
-    whole = ready.with_suffix(".part")
-    whole.write_text(json.dumps(state))
-    whole.replace(ready)
+    tell({"api": f"{bound[0]}:{bound[1]}", "dial": {name: proxy.listen for name, proxy in api.proxies.items()}})
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -42,6 +45,12 @@ async def relay(listen_api: str, links: list[dict[str, str]], ready: Path) -> No
     await runner.cleanup()
 
 
+def _write_whole(path: Path, state: dict[str, Any]) -> None:
+    whole = path.with_suffix(".part")
+    whole.write_text(json.dumps(state))
+    whole.replace(path)
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog=os.path.basename(__file__), description="relay TCP links")  # noqa: PTH119
@@ -49,7 +58,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, type=Path, metavar="FILE")
     parser.add_argument("--ready", required=True, type=Path, metavar="FILE")
     given = parser.parse_args()
-    asyncio.run(relay(given.listen_api, json.loads(given.config.read_text()), given.ready))
+    asyncio.run(relay(given.listen_api, json.loads(given.config.read_text()), partial(_write_whole, given.ready)))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aiohttp import web
 
-from injection.relay import Proxy
+from injection.relay import COUNTED, Proxy
 from injection.toxics import Toxic, ToxicError, checked_toxicity, make_effect, make_toxic
 
 VERSION = "2.12.0"
@@ -53,6 +54,7 @@ class Api:
         app.add_routes(
             [
                 web.get("/version", self.version),
+                web.get("/metrics", self.metrics),
                 web.post("/reset", self.reset),
                 web.post("/populate", self.populate),
                 web.get("/proxies", self.list_proxies),
@@ -74,6 +76,10 @@ class Api:
     async def version(self, request: web.Request) -> web.Response:  # noqa: ARG002 - a handler's signature
         """The version of the API that is followed."""
         return web.json_response({"version": VERSION})
+
+    async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002 - a handler's signature
+        """Bytes of each proxy and direction, as Prometheus reads them."""
+        return web.Response(text=exposition(self.proxies.values()))
 
     async def reset(self, request: web.Request) -> web.Response:  # noqa: ARG002 - a handler's signature
         """Every proxy enabled, no toxic left."""
@@ -195,6 +201,20 @@ class Api:
         proxy, toxic = self.find_toxic(request)
         proxy.take_off(toxic.name)
         return web.Response(status=204)
+
+
+def exposition(proxies: Iterable[Proxy]) -> str:
+    """The counters of proxies in Prometheus' text format."""
+    lines = []
+    for what in COUNTED:
+        name = f"toxiproxy_proxy_{what}_bytes_total"
+        lines += [f"# HELP {name} Bytes {what} by a proxy.", f"# TYPE {name} counter"]
+        for proxy in proxies:
+            where = {"proxy": proxy.name, "listener": proxy.listen, "upstream": proxy.upstream}
+            for (stream, which), count in proxy.carried().items():
+                labels = ",".join(f"{key}={json.dumps(value)}" for key, value in {"direction": stream, **where}.items())
+                lines += [f"{name}{{{labels}}} {count}"] if which == what else []
+    return "\n".join([*lines, ""])
 
 
 async def started(proxy: Proxy) -> None:

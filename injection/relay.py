@@ -8,12 +8,14 @@ import struct
 from typing import Any
 
 from injection.pipe import Pipe
-from injection.toxics import Toxic
+from injection.toxics import STREAMS, Toxic
 
 #: Receive buffers of fixed size: autotuned ones would swallow tens of megabytes that a shaped link is yet to carry.
 RECEIVE_BYTES = 256 * 1024
 WRITE_HIGH_BYTES = 256 * 1024
 READ_BYTES = 256 * 1024
+#: What is counted of each direction, in bytes.
+COUNTED = ("received", "sent")
 #: Linger on, zero seconds: close sends RST.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -155,7 +157,7 @@ class Connection:
         if self._over:
             return
         self._over = True
-        self.proxy.connections.discard(self)
+        self.proxy.forget(self)
         for pipe in self.pipes.values():
             pipe.stop()
         for end in (self.client, self.server):
@@ -171,6 +173,7 @@ class Proxy:
         self.upstream = upstream
         self.toxics: dict[str, Toxic] = {}
         self.connections: set[Connection] = set()
+        self._carried = {(stream, what): 0 for stream in STREAMS for what in COUNTED}
         self._server: asyncio.Server | None = None
 
     @property
@@ -196,6 +199,21 @@ class Proxy:
             self._server = None
         for connection in list(self.connections):
             connection.close()
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is over; what it carried still counts."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            for stream, what in self._carried:
+                self._carried[stream, what] += getattr(connection.pipes[stream], f"{what}_bytes")
+
+    def carried(self) -> dict[tuple[str, str], int]:
+        """Bytes by direction and by what became of them: received, sent."""
+        pipes = [connection.pipes for connection in self.connections]
+        return {
+            (stream, what): before + sum(getattr(pipe[stream], f"{what}_bytes") for pipe in pipes)
+            for (stream, what), before in self._carried.items()
+        }
 
     def put_on(self, toxic: Toxic) -> None:
         """Add or change a toxic, on connections that exist too."""

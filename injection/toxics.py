@@ -5,6 +5,7 @@ Times are milliseconds, ``rate`` is kilobytes (1000 bytes) per second; fractions
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,9 @@ class Effect:
     async def hold(self, pipe: Pipe, piece: Piece) -> bool:  # noqa: ARG002 - what overriders need
         """Wait as long as the piece must; False = it is lost. Must return soon when the toxic is taken off."""
         return True
+
+    async def hold_end(self, pipe: Pipe) -> None:
+        """Wait as long as the end of the stream must. Must return soon when the toxic is taken off."""
 
 
 @dataclass
@@ -146,12 +150,70 @@ class ResetPeer(Effect):
         return True
 
 
+@dataclass
+class SlowClose(Effect):
+    """The end of the stream is passed on ``delay`` later."""
+
+    delay: float = 0
+
+    async def hold_end(self, pipe: Pipe) -> None:
+        """Unless taken off before."""
+        due = time.monotonic() + self.delay / 1000
+        while pipe.suffers(self) and (late := due - time.monotonic()) > 0:
+            await pipe.nap(late)
+
+
+@dataclass
+class Slicer(Effect):
+    """Data pass in slices of ``average_size`` ± ``size_variation`` bytes, ``delay`` microseconds apart."""
+
+    average_size: float = 0
+    size_variation: float = 0
+    delay: float = 0
+
+    def __post_init__(self) -> None:
+        """Slices have a byte at least. Raises ToxicError."""
+        super().__post_init__()
+        if self.average_size - self.size_variation < 1:
+            raise ToxicError("average_size must be at least 1 above size_variation")
+
+    def piece_bytes(self) -> int:
+        """Another size each time."""
+        return int(random.uniform(self.average_size - self.size_variation, self.average_size + self.size_variation))  # noqa: S311
+
+    async def hold(self, pipe: Pipe, piece: Piece) -> bool:  # noqa: ARG002 - whatever it is
+        """The pause between two slices."""
+        due = time.monotonic() + self.delay / 1e6
+        while pipe.suffers(self) and (late := due - time.monotonic()) > 0:
+            await pipe.nap(late)
+        return True
+
+
+@dataclass
+class LimitData(Effect):
+    """After ``bytes`` of a direction the connection is closed; counted from when the connection began to suffer it."""
+
+    bytes: float = 0
+
+    async def hold(self, pipe: Pipe, piece: Piece) -> bool:
+        """What is beyond the limit is lost."""
+        left = max(0, int(self.bytes) - pipe.limited_bytes)
+        if len(piece.data) >= left:
+            piece.data = piece.data[:left]
+            pipe.after(0, pipe.connection.close)  # when this last piece was written
+        pipe.limited_bytes += len(piece.data)
+        return True
+
+
 EFFECTS: dict[str, type[Effect]] = {
     "noop": Noop,
     "latency": Latency,
     "bandwidth": Bandwidth,
     "timeout": Timeout,
     "reset_peer": ResetPeer,
+    "slow_close": SlowClose,
+    "slicer": Slicer,
+    "limit_data": LimitData,
 }
 
 

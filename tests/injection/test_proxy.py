@@ -343,7 +343,7 @@ ERRORS: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/proxies", [], 400, "bad request body"),
     ("POST", "/populate", {}, 400, "bad request body"),
     ("POST", "/populate", [{"name": "two"}], 400, "missing required field: upstream"),
-    ("POST", "/proxies/one/toxics", {"type": "slicer"}, 400, "slicer"),
+    ("POST", "/proxies/one/toxics", {"type": "fog"}, 400, "fog"),
     ("POST", "/proxies/one/toxics", {"type": "noop", "stream": "sideways"}, 400, "stream was invalid"),
     ("POST", "/proxies/one/toxics", {"type": "noop"}, 409, "toxic already exists"),
     ("POST", "/proxies/one/toxics", {"type": "latency", "attributes": {"latency": -1}}, 400, "latency"),

@@ -13,7 +13,9 @@ numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.bo
 @given(kind=st.sampled_from(sorted(EFFECTS)), data=st.data())
 def test_no_attribute_slips_through_unchecked(kind: str, data: st.DataObject) -> None:
     """Whatever the attributes, either the effect holds finite non-negative numbers or ToxicError is raised."""
-    names = st.sampled_from(["latency", "jitter", "rate", "timeout", "else"])
+    names = st.sampled_from(
+        ["latency", "jitter", "rate", "timeout", "delay", "bytes", "average_size", "size_variation", "else"]
+    )
     attributes = data.draw(st.dictionaries(names, numbers, max_size=3))
     try:
         effect = make_effect(kind, attributes)
