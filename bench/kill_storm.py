@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.kill_each import SCENARIO
 from bench.storm_faults import draw
-from bench.storm_round import TOGETHER, Round, Site, victims
+from bench.storm_round import ENDING, TOGETHER, Round, Site, victims
 from tasks.plan import LEASE_S, load_scenario, make_plan
 
 #: What is promised for every single kill, s: the lease, and five seconds for the undoing itself.
@@ -135,9 +135,11 @@ def table(kills: list[Kill]) -> list[str]:
     rows = [heads, ["---"] * len(heads)]
     for place, victim in sorted({(kill.place, kill.victim) for kill in kills}):
         mine = [kill for kill in kills if (kill.place, kill.victim) == (place, victim)]
-        times = sorted(kill.gone_s for kill in mine if not kill.left)
+        times = sorted(kill.gone_s for kill in mine if not kill.left and victim not in TOGETHER)
         middle, worst = (f"{times[len(times) // 2]:.1f} s", f"{times[-1]:.1f} s") if times else ("-", "-")
+        over = victim in ENDING or any(kill.left for kill in mine)
         left, swept = ("; ".join(sorted({one.split(":")[0] for one in found})) or "nothing" for found in _found(mine))
+        left, swept = "-" if victim in TOGETHER else left, swept if over else "-"
         rows.append([place, victim, str(len(mine)), str(sum(len(kill.in_force) for kill in mine)), middle, worst, left, swept])
     return [f"| {' | '.join(row)} |" for row in rows]
 
@@ -150,7 +152,9 @@ def coverage(kills: list[Kill]) -> list[str]:
     """Rows of Markdown: kind and means in force at the moment of a kill, how often; and the phases of the rounds."""
     kinds = Counter(f"{kill.place}: {one}" for kill in kills for one in kill.in_force)
     phases = Counter(kill.phase for kill in kills)
-    return [*(f"| {name} | {count} |" for name, count in sorted(kinds.items())), "", str(dict(phases))]
+    rows = ["| place and fault | in force at a kill |", "| --- | --- |"]
+    rows += [f"| {name} | {count} |" for name, count in sorted(kinds.items())]
+    return [*rows, "", "Kills by phase: " + ", ".join(f"{name} {count}" for name, count in phases.most_common()) + "."]
 
 
 def main() -> int:

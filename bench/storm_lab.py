@@ -80,6 +80,7 @@ def _start_round(experiment: Experiment, faults: list[dict[str, Any]]) -> dict[s
         start_watchdog(experiment)
     except (LabError, PlaceError, OSError) as error:
         _end_round(experiment)
+        sweep(journal_dir())  # as a launch that failed does: there was no watchdog yet
         return {"error": str(error)}
     return {}
 
