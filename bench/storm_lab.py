@@ -80,7 +80,6 @@ def _start_round(experiment: Experiment, faults: list[dict[str, Any]]) -> dict[s
         start_watchdog(experiment)
     except (LabError, PlaceError, OSError) as error:
         _end_round(experiment)
-        sweep(journal_dir())  # as a launch that failed does: there was no watchdog yet
         return {"error": str(error)}
     return {}
 
@@ -91,6 +90,7 @@ def _end_round(experiment: Experiment) -> dict[str, Any]:
     codes["watchdog"] = end_process(experiment.watchdog, FLUSH_LIMIT_S)
     end_process(experiment.guard, REVERT_LIMIT_S)
     experiment.injector = experiment.watchdog = experiment.guard = None
+    sweep(journal_dir())  # as at a run's end: a watchdog that was just starting has undone nothing
     return {"codes": codes}
 
 
