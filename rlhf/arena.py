@@ -83,7 +83,10 @@ class DeviceArena:
 
     def wanted_by(self) -> str:
         """Who asked last and has not had the lease since; empty for nobody."""
-        return self._request.read_text() if self._request.exists() else ""
+        try:
+            return self._request.read_text()
+        except FileNotFoundError:  # nobody has asked, or who did has just taken the lease
+            return ""
 
     def holder(self) -> tuple[str, float]:
         """Who has the lease, and for how many seconds; ("", 0.0) when it is free."""

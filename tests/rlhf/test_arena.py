@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,22 @@ def test_used_is_the_sum_of_live_allocations(tmp_path: Path, stats: StatsTracker
         allocation.free()
     assert arena.used_bytes() == 0
     arena.close()
+
+
+def test_asking_who_wants_the_device_bears_that_he_just_took_it(tmp_path: Path, stats: StatsTracker) -> None:
+    """The request goes away at any moment; who looks at it sees a name or nobody, and never fails."""
+    asker, looker = _arena(tmp_path, stats, "rollout0"), _arena(tmp_path, stats)
+
+    def take_turns() -> None:
+        for _ in range(2000):
+            asker.request()
+            (tmp_path / "node0.request").unlink()
+
+    turns = threading.Thread(target=take_turns)
+    turns.start()
+    while turns.is_alive():
+        assert looker.wanted_by() in ("", "rollout0")
+    turns.join()
 
 
 def test_beyond_the_cap_is_out_of_memory_with_figures(tmp_path: Path, stats: StatsTracker) -> None:

@@ -67,7 +67,7 @@ def scenario(folder: Path, **trigger: object) -> str:
     """A short healthy scenario's file, with another trigger."""
     path = folder / "short.yaml"
     spec = {"kind": "noop", "target": {"role": "controller"}, "trigger": trigger, "until": {"when": "end"}}
-    rest = {"name": "short", "title": "short", "workload": "grpo", "posture": "legacy", "arms": ["control"]}
+    rest = {"name": "short", "title": "short", "workload": "grpo", "posture": "legacy", "arms": ["control", "legacy"]}
     path.write_text(json.dumps({**rest, "job": {"steps": 3}, "faults": [spec]}))
     return str(path)
 
@@ -75,7 +75,7 @@ def scenario(folder: Path, **trigger: object) -> str:
 def test_a_trigger_that_never_fires(faultline: Faultline, scratch: Path) -> None:
     """The run is invalid for that reason, is not judged, and the exit code says so."""
     file = scenario(scratch, step=1, stage="reference", when="error")
-    run = faultline("run", file, "--arm", "control", "--place", "plain-host", "--json")
+    run = faultline("run", file, "--arm", "legacy", "--place", "plain-host", "--json")
     assert run.code == 1
     assert "step 2 began before error of reference in step 1 was announced" in "; ".join(run.outcome["invalid_because"])
     assert run.paths is not None
@@ -112,7 +112,7 @@ def test_a_full_disk(room: int, faultline: Faultline) -> None:
     before = FILL.replace("ROOM", str(room))
     run = faultline("run", "no-fault", "--arm", "control", "--place", "plain-host", "--json", before=before, within=SMALL_DISK)
     assert run.code == 1
-    assert "no space left on device" in run.error
+    assert "no space left on device" in run.error or "the disk is full" in run.error
     assert run.outcome["rows"] > 0
     assert run.outcome["problems"] == run.outcome["journal"] == []
 
