@@ -63,7 +63,8 @@ class Revival:
         self._breakers: dict[str, CircuitBreaker] = {}
         self._restarts: Counter[str] = Counter()
         self._metrics = RestartMetrics()
-        self._unmade: set[str] = set()
+        #: What each hand has yet to make engines of; what it has made it must not make again when another one fails.
+        self._unmade: list[set[str]] = [set() for _ in hands]
 
     def survive(self, act: Callable[[], T]) -> T:
         """What `act` returns, in the end. Raises what it raised when nothing is lost, or is lost in vain or too often."""
@@ -132,14 +133,14 @@ class Revival:
     def _start(self, components: Sequence[str]) -> None:
         if components:
             self._restarter.restart_workers(components, self._settings.wait_s)
-            self._unmade.update(components)
+            for unmade in self._unmade:
+                unmade.update(components)
 
     def _renew(self) -> None:
         """Have the engines made of whatever was started again since. Raises EngineError; then they are still to be made."""
-        restarted = set(self._unmade)
-        for hand in self._hands:
-            hand.renew(restarted)
-        self._unmade -= restarted
+        for hand, unmade in zip(self._hands, self._unmade, strict=True):
+            hand.renew(unmade)
+            unmade.clear()
 
 
 def _are(components: list[str]) -> str:

@@ -49,12 +49,13 @@ class TrainController:
         """Who must be started again because some were: all the others, since ranks that have lost one can train no more.
 
         Before that one of them puts down the state that the step began with, or that it ended with if it did. Where nobody
-        has the whole of it (sharded, or all are lost) there is the latest checkpoint of this run.
+        has the whole of it (sharded, or all are lost) there is the latest checkpoint of this run. What was put down before, for
+        workers that were lost again before they had taken it up, still is that state.
         """
         left = [rank for rank, name in enumerate(self.group.names) if name not in lost]
         if len(left) == len(self.group.names):
             return []
-        self._rescued = self._config.shard_size == 1 and any(map(self._rescue, left))
+        self._rescued = self._rescued or (self._config.shard_size == 1 and any(map(self._rescue, left)))
         return [self.group.names[rank] for rank in left]
 
     def renew(self, restarted: set[str]) -> None:

@@ -71,6 +71,17 @@ def test_an_act_is_done_again_with_what_was_lost(stats: StatsTracker) -> None:
     assert job.done == ["restart metaserver train0", "restart train1", "renew metaserver train0 train1"]
 
 
+def test_engines_that_were_made_anew_are_not_made_again(stats: StatsTracker) -> None:
+    """When one hand's workers are lost while they are made anew, another's, which are made, are left as they are."""
+    first, second = Job(), Job()
+    losses = iter([lambda: first.lose("train0"), lambda: "done"])
+    again = iter([lambda: first.lose("rollout0"), lambda: None])
+    second.renew = lambda restarted: restarted and next(again, lambda: None)()
+    kept = Revival(first, [first, second], RestartSettings(), stats, RetryPolicy(attempts=1, base_s=0.25))
+    assert kept.survive(lambda: next(losses)()) == "done"
+    assert [what for what in first.done if what.startswith("renew")] == ["renew train0 train1", "renew rollout0"]
+
+
 def test_an_error_of_somebody_who_is_there_is_final(stats: StatsTracker) -> None:
     """An engine's own exception restarts nobody; nor does an event nobody answered: who was not told can be told again."""
     silent = TrainEngineError("NotifyEventError", "train0: Request timeout")
