@@ -17,6 +17,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
+
+import torch
+from torch import Tensor
 
 from rlhf.stats import StatsTracker
 
@@ -34,6 +38,17 @@ class ArenaOutOfMemoryError(RuntimeError):
     """An allocation that was given up; the text says how much is in use, of how much, and who holds the lease."""
 
 
+class Region(Protocol):
+    """Memory of a device, held until it is freed."""
+
+    def region(self) -> Tensor:
+        """All of it, `[n]` of uint8."""
+
+    def free(self) -> None: ...
+    def __enter__(self) -> Region: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
 class Allocation:
     """A mapped range of the arena, until `free` (or the end of a `with`)."""
 
@@ -46,6 +61,10 @@ class Allocation:
         except BaseException:
             os.close(self._file)
             raise
+
+    def region(self) -> Tensor:
+        """All of it, `[n]` of uint8."""
+        return torch.frombuffer(self.buffer, dtype=torch.uint8)
 
     def free(self) -> None:
         """Give the range back; the mapping goes with its last view."""
@@ -68,11 +87,17 @@ class DeviceArena:
     def __init__(self, path: Path, cap_bytes: int, owner: str, stats: StatsTracker):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._cap, self._owner, self._stats = path, cap_bytes, owner, stats
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.posix_fallocate(self._file, 0, cap_bytes)
+        self._open()
         self._lease = os.open(path.with_suffix(".lease"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._request = path.with_suffix(".request")
         self._asked = self._held = False
+
+    def _open(self) -> None:
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(self._file, 0, self._cap)
+
+    def _shut(self) -> None:
+        os.close(self._file)
 
     def request(self) -> None:
         """Ask for the next turn. Only who has asked ever takes the lease."""
@@ -108,7 +133,7 @@ class DeviceArena:
             logger.info("device lease released by %s", self._owner)
         self._asked = self._held = False
 
-    def allocate(self, size: int, patience_s: float) -> Allocation:
+    def allocate(self, size: int, patience_s: float) -> Region:
         """`size` bytes, rounded up to pages, under the lease. Tries again until `patience_s`; raises ArenaOutOfMemoryError."""
         size = -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         start, failures = time.monotonic(), 0
@@ -133,12 +158,16 @@ class DeviceArena:
 
     def close(self) -> None:
         self.release()
-        os.close(self._file)
         os.close(self._lease)
+        self._shut()
 
-    def _try(self, size: int) -> Allocation | None:
+    def _try(self, size: int) -> Region | None:
         if not self._held and not (self._asked and self._take_lease()):
             return None
+        return self._place(size)
+
+    def _place(self, size: int) -> Region | None:
+        """A free range, wherever there is one."""
         start = 0
         for taken, end in [*sorted(_locked(self._file, 0, self._cap)), (self._cap, self._cap)]:
             if taken - start >= size:

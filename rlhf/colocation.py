@@ -14,8 +14,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from rlhf.arena import MIB, Allocation, DeviceArena
+from rlhf.arena import MIB, DeviceArena, Region
+from rlhf.card import CardArena
 from rlhf.config import JobConfig
+from rlhf.devices import device_of
 from rlhf.links import job_dir
 from rlhf.stats import StatsTracker
 from rlhf.topology import role_and_rank
@@ -29,10 +31,12 @@ ALIGNMENT = 64
 
 
 def open_arena(component: str, config: JobConfig, stats: StatsTracker) -> DeviceArena:
-    """The arena of the node that ``component`` shares with its partner, the worker of the other role with the same rank."""
+    """The device that ``component`` shares with its partner, the worker of the other role with the same rank."""
     rank = role_and_rank(component)[1]
-    folder = config.arena_path or str(job_dir() / "arena")
-    return DeviceArena(job_dir() / folder / f"node{rank}", config.arena_mib * MIB, component, stats)
+    path = job_dir() / (config.arena_path or "arena") / f"node{rank}"
+    if config.device == "cuda":
+        return CardArena(path, device_of(config, rank), component, stats)
+    return DeviceArena(path, config.arena_mib * MIB, component, stats)
 
 
 class TrainDevice:
@@ -45,7 +49,7 @@ class TrainDevice:
     def __init__(self, component: str, config: JobConfig, stats: StatsTracker, tensors: Callable[[], Sequence[Tensor]]):
         self._component, self._config, self._tensors = component, config, tensors
         self._arena = open_arena(component, config, stats) if config.colocated else None
-        self._allocation: Allocation | None = None
+        self._allocation: Region | None = None
         self._still = threading.RLock()
 
     def begin(self) -> None:
@@ -113,12 +117,12 @@ class RolloutDevice:
             yield None
             return
         with self._arena.allocate(self._config.kv_cache_mib * MIB, self._config.timeout_s("arena")) as allocation:
-            yield torch.frombuffer(allocation.buffer, dtype=torch.float32)
+            yield allocation.region().view(torch.float32)
 
 
-def move_into(tensors: Sequence[Tensor], allocation: Allocation) -> None:
+def move_into(tensors: Sequence[Tensor], allocation: Region) -> None:
     """Let tensors lie in an allocation, with the values they have. Raises ValueError when it is too small."""
-    region, start = torch.frombuffer(allocation.buffer, dtype=torch.uint8), 0
+    region, start = allocation.region(), 0
     for tensor in tensors:
         size = tensor.numel() * tensor.element_size()
         if start + size > region.numel():
@@ -130,6 +134,6 @@ def move_into(tensors: Sequence[Tensor], allocation: Allocation) -> None:
 
 
 def move_out(tensors: Sequence[Tensor]) -> None:
-    """Let tensors lie in memory of this process's own, with the values they have."""
+    """Let tensors lie in main memory, in memory of this process's own, with the values they have."""
     for tensor in tensors:
-        tensor.data = tensor.data.clone()
+        tensor.data = torch.empty_like(tensor.data, device="cpu").copy_(tensor.data)

@@ -250,12 +250,12 @@ def _refuse_layouts(config: JobConfig) -> None:
             raise ValueError(f"{name} {getattr(config, name)}: not built; a model is split over ranks by shard_size alone")
     if config.shard_size < 1 or config.train_workers % config.shard_size:
         raise ValueError(f"shard_size {config.shard_size} does not divide train_workers {config.train_workers}")
-    if config.colocated and (config.shard_size > 1 or config.device != "cpu"):
-        raise ValueError("colocated: built for whole models on the CPU (shard_size 1, device cpu)")
+    if config.colocated and config.shard_size > 1:
+        raise ValueError("colocated: built for whole models (shard_size 1)")
     if config.rollout_engine == "served" and (config.colocated or config.workload != "grpo"):
         raise ValueError("rollout_engine served: for workload grpo with devices of its own, not colocated")
     needed_mib = max(config.train_memory_mib, config.kv_cache_mib)
-    if config.colocated and needed_mib > config.arena_mib:
+    if config.colocated and config.device == "cpu" and needed_mib > config.arena_mib:
         raise ValueError(f"arena_mib {config.arena_mib}: a worker alone needs {needed_mib} MiB of the shared device")
 
 
