@@ -41,12 +41,12 @@ def tell(**figures):
 """
 
 
-@pytest.fixture(params=["device", "memory"])
+@pytest.fixture(params=[pytest.param("device", marks=pytest.mark.root), "memory"])
 def place(request: pytest.FixtureRequest, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     if request.param == "memory":
         monkeypatch.setattr(loop, "why_not", lambda: "not wanted")
-    elif loop.why_not():
-        pytest.skip(loop.why_not())
+    else:
+        assert not loop.why_not(), loop.why_not()
     one = open_place("virtual-cluster", COMPONENTS, Disk(scratch / "job" / "recover", 32))
     yield one
     one.close()

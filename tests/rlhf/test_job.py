@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from rlhf import ray_nodes
 from rlhf.config import JobConfig, Posture, Timeouts
 from rlhf.topology import components
 from tests.rlhf.job_folder import Hold, JobFolder, free_ports
+from tests.rlhf.relay import redirect, slow_link
 
 pytestmark = pytest.mark.job
 
@@ -131,39 +129,11 @@ def test_posture_exit_ends_the_controller_by_sigterm(job_folder: Callable[[JobCo
     assert "start to train, step: 2," not in log
 
 
-def _throttle(source: socket.socket, sink: socket.socket, bytes_per_s: float) -> None:
-    """Pass bytes on at a rate, until either end is closed."""
-    with contextlib.suppress(OSError):
-        while part := source.recv(4096):
-            time.sleep(len(part) / bytes_per_s)
-            sink.sendall(part)
-        sink.shutdown(socket.SHUT_WR)
-
-
-def _slow_link(address: str, bytes_per_s: float) -> str:
-    """A relay to ``address`` that is slow in sending there; its own address."""
-    server = socket.create_server(("127.0.0.1", 0))
-    host, _, port = address.rpartition(":")
-
-    def accept() -> None:
-        while True:
-            near, _ = server.accept()
-            far = socket.create_connection((host, int(port)))
-            for ends in ((near, far, bytes_per_s), (far, near, 1e9)):
-                threading.Thread(target=_throttle, args=ends, daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    return "{}:{}".format(*server.getsockname())
-
-
 def test_whose_time_is_up_first_is_who_is_blamed(job_folder: Callable[[JobConfig], JobFolder]) -> None:
     """The same narrow link where the controller waits less for uploads than workers for weights: the train worker is blamed."""
     timeouts = Timeouts(update_weights=9.0, upload_weights=4.0, rpc_grace=1.0)
     folder = job_folder(JobConfig(**PATIENT, time_scale=1.0, timeouts=timeouts))
-    table = json.loads((folder.path / "addresses.json").read_text())
-    link = "train1>metaserver:weights"
-    table["dial"][link] = _slow_link(table["dial"][link], bytes_per_s=20_000)
-    (folder.path / "addresses.json").write_text(json.dumps(table))
+    redirect(folder.path, "train1>metaserver:weights", partial(slow_link, bytes_per_s=20_000))
     folder.start("rlhf.scheduler")
     assert _finish(folder, folder.start("rlhf.job")) == 1
     errors = [line for line in folder.log("controller").splitlines() if "Exception caught when waiting for future" in line]
@@ -176,10 +146,7 @@ def test_a_slow_upload_comes_out_at_the_rollout_workers(job_folder: Callable[[Jo
     """One train worker's narrow link: both rollout workers report UpdateWeightError first, that worker nothing."""
     timeouts = Timeouts(update_weights=4.0, upload_weights=4.0, rpc_grace=4.0)
     folder = job_folder(JobConfig(**PATIENT, time_scale=1.0, timeouts=timeouts))
-    table = json.loads((folder.path / "addresses.json").read_text())
-    link = "train1>metaserver:weights"
-    table["dial"][link] = _slow_link(table["dial"][link], bytes_per_s=20_000)
-    (folder.path / "addresses.json").write_text(json.dumps(table))
+    redirect(folder.path, "train1>metaserver:weights", partial(slow_link, bytes_per_s=20_000))
     folder.start("rlhf.scheduler")
     assert _finish(folder, folder.start("rlhf.job")) == 1
     errors = [line for line in folder.log("controller").splitlines() if "Exception caught when waiting for future" in line]
