@@ -31,14 +31,14 @@ def write_rows(folder: Folder, rows: pa.Table, writer: str, numbers: range, gene
 
 
 def merge(folder: Folder, segments: Sequence[Segment], schema: pa.Schema, effort: Effort) -> Segment:
-    """One segment in place of neighbouring ones of a writer. Raises SegmentError or OSError: all rows are still there."""
+    """One segment in place of neighbouring ones of a writer, which no longer count and may be removed.
+
+    Raises SegmentError or OSError: nothing has changed then.
+    """
     rows = pa.concat_tables([read_segment(folder, segment.name, schema) for segment in segments])
     numbers = range(segments[0].first, segments[-1].last + 1)
     generation = 1 + max(segment.generation for segment in segments)
-    made = write_rows(folder, rows, segments[0].writer, numbers, generation, effort)
-    for segment in segments:
-        folder.remove(segment.name)
-    return made
+    return write_rows(folder, rows, segments[0].writer, numbers, generation, effort)
 
 
 def compact_table(where: Folder | Path | str, schema: pa.Schema) -> list[str]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ from storage.segments import Segment, segment_of
 _FAN_IN = 8
 #: A segment of this many rows is large enough: its footer weighs nothing, and merging it would cost more than it spares.
 _ENOUGH_ROWS = 100_000
+#: How long what was merged stays where it is: a reader that has listed it may still open it.
+_REPLACED_STAY_S = 10.0
 
 
 class TableWriteError(OSError):
@@ -58,6 +63,7 @@ class TableWriter:
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
         self._written: list[tuple[Segment, int]] = []
+        self._replaced: deque[tuple[float, Segment]] = deque()
         self._failure: TableWriteError | None = None
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -92,6 +98,7 @@ class TableWriter:
             self._write(Effort.LIVE)
             while self._alike(recent := self._written[-_FAN_IN:]) and self._join(recent, Effort.LIVE):
                 pass
+            self._remove_replaced(time.monotonic() - _REPLACED_STAY_S)
 
     def close(self) -> None:
         """Flush, merge and end; idempotent. Raises TableWriteError."""
@@ -102,6 +109,7 @@ class TableWriter:
             newest = self._newest()
             if len(newest) > 1:
                 self._join(newest, Effort.CLOSED)
+            self._remove_replaced(time.monotonic())
 
     def __enter__(self) -> TableWriter:
         return self
@@ -142,8 +150,16 @@ class TableWriter:
         except (OSError, SegmentError):
             self._written.clear()
             return False
+        self._replaced += [(time.monotonic(), segment) for segment, _ in recent]
         self._written[-len(recent) :] = [(made, sum(rows for _, rows in recent))]
         return True
+
+    def _remove_replaced(self, until: float) -> None:
+        """Those replaced by then, on the monotonic clock. What a kill leaves here does not count, by its name."""
+        with suppress(OSError):  # a store that cannot be reached now is asked again
+            while self._replaced and self._replaced[0][0] <= until:
+                self.folder.remove(self._replaced[0][1].name)
+                self._replaced.popleft()
 
     def _flush_often(self, flush_s: float) -> None:
         while not self._stop.wait(flush_s):

@@ -87,8 +87,26 @@ def test_segments_carry_version_and_units(tmp_path):
     assert json.loads(told[b"units"])["wall_s"] == "s"
 
 
-def test_many_flushes_are_few_segments(tmp_path):
+def test_what_is_merged_can_still_be_read(tmp_path, monkeypatch):
+    """A file that a reader has just listed is there until its time is over, also when merged meanwhile; then it goes."""
+    with TableWriter(tmp_path, METRICS, flush_s=3600) as writer:
+        flush(writer, times=8)
+        listed = sorted(tmp_path.iterdir())
+        assert len(listed) == 9 and read_table(tmp_path, METRICS)[0].num_rows == 8
+        monkeypatch.setattr("storage.writer._REPLACED_STAY_S", 0.0)
+        flush(writer, times=1)
+        assert [path.exists() for path in listed].count(True) == 1
+
+
+def flush(writer, times):
+    for turn in range(times):
+        writer.append(metric_rows([float(turn)]))
+        writer.flush()
+
+
+def test_many_flushes_are_few_segments(tmp_path, monkeypatch):
     """A writer that flushes a hundred times leaves no more than a few files at any moment, and one in the end."""
+    monkeypatch.setattr("storage.writer._REPLACED_STAY_S", 0.0)
     with TableWriter(tmp_path, METRICS, flush_s=3600) as writer:
         for turn in range(100):
             writer.append(metric_rows([float(turn)]))
