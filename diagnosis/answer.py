@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from storage.records import Cause, Diagnosis
 
 MAX_RANKED = 1000
 MAX_TEXT = 2000
+_CLOCK = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}")
 METER = ("calls", "files", "lines", "bytes")
 
 
@@ -34,9 +36,10 @@ def parse_diagnosis(data: dict[str, Any], manifest: dict[str, Any]) -> Diagnosis
     if not isinstance(ranked, list) or len(ranked) > MAX_RANKED:
         raise MalformedAnswerError(f"ranked is not a list of at most {MAX_RANKED} causes")
     words = manifest["vocabulary"]
-    chain, reason = data.get("chain", []), data.get("reason", "")
+    chain, reason, alarm = data.get("chain", []), data.get("reason", ""), data.get("alarm", "")
     _require(isinstance(chain, list) and all(c in words["components"] for c in chain[:MAX_RANKED]), "chain names no component")
     _require(isinstance(reason, str), "reason is not text")
+    _require(isinstance(alarm, str) and (not alarm or _CLOCK.fullmatch(alarm) is not None), "alarm is no clock reading")
     diagnosis = Diagnosis(
         fault=data["fault"],
         ranked=tuple(_cause(cause, words) for cause in ranked),
@@ -44,6 +47,7 @@ def parse_diagnosis(data: dict[str, Any], manifest: dict[str, Any]) -> Diagnosis
         confidence=_confidence(data.get("confidence")),
         chain=tuple(chain[:MAX_RANKED]),
         reason=reason[:MAX_TEXT],
+        alarm=alarm,
     )
     blames = diagnosis.fault and not diagnosis.abstain
     _require(bool(diagnosis.ranked) == blames, "causes belong to a fault that is claimed, and only there")

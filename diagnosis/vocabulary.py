@@ -5,7 +5,7 @@ All of it is public: it comes from the case's manifest, and component and host n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from storage.records import FaultKind, Stage
@@ -21,13 +21,18 @@ TIERS: tuple[str, ...] = ("T0", "T1")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a diagnoser is told besides the logs: ``roles`` maps a component to its role, ``links`` are (src, dst, purpose)."""
+    """What a diagnoser is told besides the logs: ``roles`` maps a component to its role, ``hosts`` to its host.
+
+    ``links`` are (src, dst, purpose), ``waits`` are (waiter, awaited).
+    """
 
     case_id: str
     roles: dict[str, str]
     links: tuple[tuple[str, str, str], ...] = ()
     stages: tuple[str, ...] = STAGES
     kinds: tuple[str, ...] = KINDS
+    hosts: dict[str, str] = field(default_factory=dict)
+    waits: tuple[tuple[str, str], ...] = ()
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -48,4 +53,6 @@ def read_vocabulary(manifest: dict[str, Any]) -> Vocabulary:
         links=tuple((link["src"], link["dst"], link["purpose"]) for link in topology["links"]),
         stages=tuple(words["stages"]),
         kinds=tuple(words["kinds"]),
+        hosts={name: facts["host"] for name, facts in topology["components"].items()},
+        waits=tuple((pair["waiter"], pair["awaited"]) for pair in topology["waits"]),
     )

@@ -171,7 +171,8 @@ class Diagnosis:
     """A diagnoser's answer: causes from most to least likely, or ``fault=False`` for "nothing is wrong".
 
     ``abstain`` means no answer; it scores zero and is counted apart. ``confidence`` is the probability that the first cause
-    is right, or None. ``chain`` lists components from root to symptom.
+    is right, or None. ``chain`` lists components from root to symptom. ``alarm`` is the time, by the case's clock, of the first
+    sign that something is wrong; empty where none is told.
     """
 
     fault: bool
@@ -180,6 +181,7 @@ class Diagnosis:
     confidence: float | None = None
     chain: tuple[str, ...] = ()
     reason: str = ""
+    alarm: str = ""
 
 
 def to_dict(record: Any) -> dict[str, Any]:
