@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import random
 import shutil
 import signal
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from storage.records import Link
 STOP_GRACE_S = 5.0
 #: Ray's own port among the free ones; no component is called so.
 RAY = "ray"
+#: Below it lie the ports that Ray's own workers take (10002 to 19999).
+FROM = 20000
 
 
 def component_hosts(config: JobConfig, place_kind: str) -> dict[str, str]:
@@ -80,7 +83,7 @@ class NativeJob:
 
     def stop(self) -> None:
         """End the controller, then the scheduler, whose end takes the workers along. Ray's nodes are the place's to kill."""
-        with contextlib.suppress(PlaceError, OSError):
+        with suppress(PlaceError, OSError):
             for process in (self.controller, self.scheduler):
                 if process is not None and process.poll() is None:
                     process.signal(signal.SIGTERM)
@@ -137,12 +140,23 @@ def job_links(table: Mapping[str, Any]) -> list[Link]:
 
 
 def free_ports(names: list[str]) -> dict[str, int]:
-    """A free loopback port for each name, all held open until all are chosen."""
-    held = {name: socket.socket() for name in names}
-    try:
-        for one in held.values():
-            one.bind(("127.0.0.1", 0))
-        return {name: int(one.getsockname()[1]) for name, one in held.items()}
-    finally:
-        for one in held.values():
-            one.close()
+    """A free loopback port for each name, all held open until all are chosen.
+
+    They lie from `FROM` up to those that the kernel gives to outgoing connections, where that leaves any: a connection of any
+    program of this machine could else take a port between its being chosen and its worker listening there.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    below = list(range(FROM, lowest))
+    random.SystemRandom().shuffle(below)
+    with ExitStack() as held:
+        return {name: _hold(held, below) for name in names}
+
+
+def _hold(held: ExitStack, below: list[int]) -> int:
+    one = held.enter_context(socket.socket())
+    while below:
+        with suppress(OSError):
+            one.bind(("127.0.0.1", below.pop()))
+            return int(one.getsockname()[1])
+    one.bind(("127.0.0.1", 0))
+    return int(one.getsockname()[1])

@@ -79,8 +79,8 @@ def wait_for(what: Callable[[], object], limit_s: float = 60.0) -> None:
 
 def killed_engines(folder: Path) -> list[float]:
     """Seconds from SIGKILL of an engine to its successor listening, again and again."""
+    from adapters.native import free_ports
     from rlhf.topology import components, name_table
-    from tests.rlhf.job_folder import free_ports
 
     config = JobConfig(train_workers=1, rollout_workers=1)
     for name in ("logs", "stats", "registry"):

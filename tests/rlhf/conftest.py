@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from adapters.native import free_ports
 from rlhf.config import JobConfig
 from rlhf.topology import components, name_table
-from tests.rlhf.job_folder import JobFolder, free_ports
+from tests.rlhf.job_folder import JobFolder
 
 
 @pytest.fixture

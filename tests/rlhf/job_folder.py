@@ -17,16 +17,6 @@ from typing import Any
 from rlhf.config import JobConfig
 
 
-def free_ports(names: list[str]) -> dict[str, int]:
-    held = {name: socket.socket() for name in names}
-    for one in held.values():
-        one.bind(("127.0.0.1", 0))
-    ports = {name: one.getsockname()[1] for name, one in held.items()}
-    for one in held.values():
-        one.close()
-    return ports
-
-
 @dataclass
 class JobFolder:
     """A folder as the lab hands it to a job."""

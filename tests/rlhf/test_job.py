@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from adapters.native import free_ports
 from rlhf import ray_nodes
 from rlhf.config import JobConfig, Posture, Timeouts
 from rlhf.topology import components
-from tests.rlhf.job_folder import Hold, JobFolder, free_ports
+from tests.rlhf.job_folder import Hold, JobFolder
 from tests.rlhf.relay import redirect, slow_link
 
 pytestmark = pytest.mark.job

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from adapters.native import free_ports
 from rlhf import ray_nodes
-from tests.rlhf.job_folder import free_ports
 
 pytestmark = pytest.mark.job
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from adapters.native import free_ports
 from rlhf.resilience.breaker import CircuitBreaker
 from rlhf.resilience.readiness import wait_until_ready
 from rlhf.resilience.restart import SKIPPED, RequestLostError, RestartingClient
@@ -20,7 +21,6 @@ from rlhf.resilience.restart_metrics import RestartMetrics
 from rlhf.resilience.restart_protocol import HEALTH, RESTART, STATUS, RestartSettings, route_url
 from rlhf.resilience.retry import RetryPolicy
 from rlhf.resilience.supervisor import Supervisor
-from tests.rlhf.job_folder import free_ports
 
 pytestmark = pytest.mark.job  # real processes, several seconds each
 

@@ -16,12 +16,13 @@ import psutil
 import pytest
 import requests
 
+from adapters.native import free_ports
 from rlhf import links, ray_nodes
 from rlhf.config import HARDENED, JobConfig, Posture
 from rlhf.registry import registered
 from rlhf.serving.config import ServingConfig
 from rlhf.topology import components
-from tests.rlhf.job_folder import Hold, JobFolder, free_ports
+from tests.rlhf.job_folder import Hold, JobFolder
 
 pytestmark = [pytest.mark.job, pytest.mark.timeout(600)]
 
