@@ -15,6 +15,11 @@ def chance_at(k: int, n: int, m: int) -> float:
     return 1.0 - comb(n - m, min(k, n)) / comb(n, min(k, n))
 
 
+def chance_average(k: int, n: int, m: int) -> float:
+    """Expected Avg@k: the mean of ``chance_at`` over 1 to ``k``."""
+    return sum(chance_at(j, n, m) for j in range(1, k + 1)) / k
+
+
 def chance_reciprocal_rank(n: int, m: int) -> float:
     """Expected 1 / (rank of the first right candidate) in random order; 0 when none is right."""
     _check(n, m)

@@ -6,12 +6,12 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diagnosis.answer import parse_diagnosis
-from diagnosis.score import judge
+from diagnosis.score import Facts, judge
 from diagnosis.vocabulary import Vocabulary, read_vocabulary
 from storage import truth
 from storage.atomic import write_atomic
@@ -19,6 +19,8 @@ from storage.layout import RunPaths
 from storage.records import SCHEMA_VERSION, Label, to_dict
 from storage.seal import sha256_file, verify_seal
 from tasks.diagnose import CHAIN
+from tasks.facts import facts_of
+from tasks.outcome import outcome_of
 from tasks.seal import committed
 
 
@@ -38,13 +40,16 @@ def score_run(paths: RunPaths) -> dict[str, Any]:
     vocabulary = read_vocabulary(manifest)
     neutral = replace(label, component=names.get(label.component, ""), peer=names.get(label.peer, ""))
     own = {name: component for component, name in names.items()}
+    outcome = outcome_of(paths)
+    facts = facts_of(paths, neutral, names, outcome, manifest)
     score = {
         "schema_version": SCHEMA_VERSION,
         "case_id": manifest["case_id"],
         "manifest_sha256": sha256_file(paths.evidence / "manifest.json"),
         "label": to_dict(label),
+        **{key: outcome[key] for key in ("scenario", "arm", "seed", "hop")},
         "scored_s": time.time(),
-        "verdicts": [_verdict(answer, neutral, vocabulary, manifest, own) for answer in answers],
+        "verdicts": [_verdict(answer, _Opened(neutral, facts, vocabulary, manifest, own)) for answer in answers],
     }
     text = json.dumps(score, indent=2, allow_nan=False)
     write_atomic(paths.score, text.encode() + b"\n")
@@ -57,7 +62,7 @@ def standings(scores: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     # Imported here: the interval brings all of scipy, which scoring one run does not need.
     from diagnosis.summary import summarise
 
-    return summarise(verdict for score in scores for verdict in score["verdicts"])
+    return summarise({**verdict, "scenario": score["scenario"]} for score in scores for verdict in score["verdicts"])
 
 
 def _checked_answers(paths: RunPaths, label: Label) -> list[dict[str, Any]]:
@@ -104,12 +109,22 @@ def _read_answer(path: Path, digest: str, manifest_sha256: str) -> tuple[dict[st
     return answer, [] if fits else [f"{path.name}: given on other evidence"]
 
 
-def _verdict(
-    answer: dict[str, Any], label: Label, vocabulary: Vocabulary, manifest: dict[str, Any], own: dict[str, str]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Opened:
+    """A case whose truth is open: label and facts in neutral names; ``own`` maps them back to the job's."""
+
+    label: Label
+    facts: Facts
+    vocabulary: Vocabulary
+    manifest: dict[str, Any]
+    own: dict[str, str]
+
+
+def _verdict(answer: dict[str, Any], case: _Opened) -> dict[str, Any]:
     said = answer["diagnosis"]
     try:
-        verdict = judge(parse_diagnosis(said, manifest) if said else None, label, vocabulary)
+        diagnosis = parse_diagnosis(said, case.manifest) if said else None
+        verdict = judge(diagnosis, case.label, case.vocabulary, case.facts)
     except ValueError as error:
         verdict = {"outcome": "unknown", "reason": str(error), "grains": {}, "detected": None}
     top = said["ranked"][0] if said and said["ranked"] else None
@@ -118,7 +133,7 @@ def _verdict(
         "reason": verdict["reason"] or answer["reason"],
         "diagnoser": answer["diagnoser"],
         "tier": answer["tier"],
-        "top": {**top, "component": own.get(top["component"], "")} if top else None,
+        "top": {**top, "component": case.own.get(top["component"], "")} if top else None,
         "after_reveal": answer["after_reveal"],
         "meter": answer["meter"],
         "wall_s": answer["wall_s"],

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from diagnosis import score
 from diagnosis.chance import chance_at, chance_reciprocal_rank
+from diagnosis.intervals import wilson
 from diagnosis.score import GRAINS, judge
-from diagnosis.summary import summarise, wilson
+from diagnosis.summary import summarise
 from diagnosis.vocabulary import KINDS, STAGES, Vocabulary
 from storage.records import Cause, Diagnosis, Label
 
