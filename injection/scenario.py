@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 from injection import magnitude
 from injection.marks import Lines, ScenarioError, line_of, read_yaml
 from injection.registry import BY_NAME, FAULTS, ON_DISK, TARGETS, parameter_problem, worded
-from injection.strict import Process, Rank, Strict, refuse
+from injection.strict import Process, Rank, Strict, problem_of, refuse
 from injection.when import EverySpec, TriggerSpec, UntilSpec, stages_of
 from storage.records import FaultKind, Role, Stage
 
@@ -321,16 +321,5 @@ def _check_timeouts(path: Path, lines: Lines, data: Any, names: Collection[str],
 
 def _sentence(path: Path, lines: Lines, error: dict[str, Any]) -> str:
     """One problem in the form `file:line: key: problem`."""
-    context = error.get("ctx", {})
-    extra = tuple(int(part) if part.isdigit() else part for part in str(context.get("key", "")).split(".") if part)
-    where = (*(part for part in error["loc"] if not str(part).startswith("<")), *extra)
-    key = ".".join(map(str, where)) or "scenario"
-    if error["type"] in ("enum", "literal_error"):
-        problem = f"{error['input']!r} is not allowed; allowed: {context['expected'].replace(' or ', ', ')}"
-    elif error["type"] == "missing":
-        problem = "required, but missing"
-    elif error["type"] == "refused":
-        problem = context["problem"]
-    else:
-        problem = f"{error['msg'][0].lower()}{error['msg'][1:]} (got {error['input']!r})"
-    return f"{path}:{line_of(where, lines)}: {key}: {problem}"
+    where, problem = problem_of(error)
+    return f"{path}:{line_of(where, lines)}: {'.'.join(map(str, where)) or 'scenario'}: {problem}"

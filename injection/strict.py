@@ -16,6 +16,20 @@ def refuse(problem: str, key: str = "") -> PydanticCustomError:
     return PydanticCustomError("refused", "{problem}", {"problem": problem, "key": key})
 
 
+def problem_of(error: dict[str, Any]) -> tuple[tuple[str | int, ...], str]:
+    """Where one of pydantic's errors is, and what is wrong there, as one clause."""
+    context = error.get("ctx", {})
+    extra = tuple(int(part) if part.isdigit() else part for part in str(context.get("key", "")).split(".") if part)
+    where = (*(part for part in error["loc"] if not str(part).startswith("<")), *extra)
+    if error["type"] in ("enum", "literal_error"):
+        return where, f"{error['input']!r} is not allowed; allowed: {context['expected'].replace(' or ', ', ')}"
+    if error["type"] == "missing":
+        return where, "required, but missing"
+    if error["type"] == "refused":
+        return where, str(context["problem"])
+    return where, f"{error['msg'][0].lower()}{error['msg'][1:]} (got {error['input']!r})"
+
+
 class Strict(BaseModel):
     """A frozen part of a scenario that refuses keys it does not know, by name."""
 
