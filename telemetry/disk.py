@@ -30,6 +30,8 @@ _NO_ROOM: list[float | None] = [None] * _ROOM
 class DiskSource:
     """Reads the file systems that hold ``folders``. One that is not there (yet) is not told."""
 
+    lacks = ""
+
     def __init__(self, folders: tuple[Path, ...]) -> None:
         self._folders = folders
         self._stats = [open_proc("/proc/diskstats")]

@@ -52,9 +52,11 @@ class GpuSource:
         self._cards: list[Any] = []
         self._events: Any = None
         self._xids: dict[int, list[int]] = {}
+        self.lacks = ""
         try:
             nv.nvmlInit()
-        except nv.NVMLError:
+        except nv.NVMLError as error:
+            self.lacks = str(error)
             return  # no driver, no devices
         self._cards = [nv.nvmlDeviceGetHandleByIndex(index) for index in range(nv.nvmlDeviceGetCount())]
         self._listen()

@@ -30,6 +30,7 @@ class GroupSource:
 
     def __init__(self, mounts: str = "/proc/self/mounts") -> None:
         self._mounts = mounted(Path(mounts).read_text())
+        self.lacks = "" if self._mounts else "no control groups are mounted"
         self._members: dict[str, tuple[Registered, int]] = {}
         self._groups: dict[bytes, list[tuple[int, list[int]]]] = {}
 

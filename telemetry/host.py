@@ -8,16 +8,18 @@ from telemetry.procfile import close_proc, open_proc, read_proc
 HOST_METRICS: tuple[tuple[str, str], ...] = (
     ("host_cpu_ratio", "ratio"),
     ("host_cpu_steal_ratio", "ratio"),
+    ("host_cpu_iowait_ratio", "ratio"),
     ("host_memory_available_bytes", "bytes"),
     ("host_memory_total_bytes", "bytes"),
     ("host_load_1m", "count"),
+    ("host_oom_kills", "count"),
     ("psi_cpu_some_ratio", "ratio"),
     ("psi_memory_some_ratio", "ratio"),
     ("psi_memory_full_ratio", "ratio"),
     ("psi_io_some_ratio", "ratio"),
     ("psi_io_full_ratio", "ratio"),
 )
-_FILES = ("stat", "meminfo", "loadavg", "pressure/cpu", "pressure/memory", "pressure/io")
+_FILES = ("stat", "meminfo", "loadavg", "vmstat", "pressure/cpu", "pressure/memory", "pressure/io")
 _PRESSURES = (("cpu", b"some"), ("memory", b"some"), ("memory", b"full"), ("io", b"some"), ("io", b"full"))
 
 
@@ -26,7 +28,7 @@ class HostProbe:
 
     def __init__(self) -> None:
         self._handles = [open_proc(f"/proc/{name}") for name in _FILES]
-        self._cpu: tuple[int, int, int] | None = None
+        self._cpu: tuple[int, int, int, int] | None = None
         self._stalls: tuple[float, list[int | None]] | None = None
 
     def read(self, mono_s: float) -> list[float | None]:
@@ -38,8 +40,14 @@ class HostProbe:
             kib_of(memory, b"MemAvailable:"),
             kib_of(memory, b"MemTotal:"),
             float(load[0]) if load else None,
+            number_of(raw["vmstat"], b"\noom_kill "),
             *self._stall_shares(mono_s, [stalled_us(raw[f"pressure/{name}"], kind) for name, kind in _PRESSURES]),
         ]
+
+    @property
+    def lacks(self) -> str:
+        """Why there is no pressure (PSI); empty where there is."""
+        return "" if max(self._handles[-3:]) >= 0 else "this kernel does not tell it"
 
     def close(self) -> None:
         """Give the descriptors back; idempotent."""
@@ -48,9 +56,9 @@ class HostProbe:
     def _cpu_shares(self, raw: bytes) -> list[float | None]:
         before, self._cpu = self._cpu, cpu_ticks(raw) if raw else None
         if before is None or self._cpu is None:
-            return [None, None]
-        total, busy, steal = (now - then for now, then in zip(self._cpu, before, strict=True))
-        return [busy / total, steal / total] if total > 0 else [None, None]
+            return [None] * 3
+        total, *parts = (now - then for now, then in zip(self._cpu, before, strict=True))
+        return [part / total for part in parts] if total > 0 else [None] * 3
 
     def _stall_shares(self, mono_s: float, now: list[int | None]) -> list[float | None]:
         before, self._stalls = self._stalls, (mono_s, now)
@@ -60,17 +68,26 @@ class HostProbe:
         return [None if a is None or b is None else (b - a) / span_us for a, b in zip(before[1], now, strict=True)]
 
 
-def cpu_ticks(raw: bytes) -> tuple[int, int, int]:
-    """Total, busy and stolen ticks of all cores together, from the first line of /proc/stat."""
+def cpu_ticks(raw: bytes) -> tuple[int, int, int, int]:
+    """Total, busy, stolen and waiting ticks of all cores together, from the first line of /proc/stat.
+
+    A core waits when it is idle while a process of its waits for storage.
+    """
     user, nice, system, idle, iowait, irq, softirq, steal = (int(word) for word in raw.split(b"\n", 1)[0].split()[1:9])
     busy = user + nice + system + irq + softirq
-    return busy + idle + iowait + steal, busy, steal
+    return busy + idle + iowait + steal, busy, steal, iowait
 
 
 def kib_of(raw: bytes, key: bytes) -> float | None:
     """A line of /proc/meminfo, in bytes."""
+    kib = number_of(raw, key)
+    return None if kib is None else kib * 1024
+
+
+def number_of(raw: bytes, key: bytes) -> float | None:
+    """The number that follows ``key``."""
     at = raw.find(key)
-    return float(raw[at + len(key) :].split(None, 1)[0]) * 1024 if at >= 0 else None
+    return float(raw[at + len(key) :].split(None, 1)[0]) if at >= 0 else None
 
 
 def stalled_us(raw: bytes, kind: bytes) -> int | None:

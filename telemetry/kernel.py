@@ -35,6 +35,7 @@ class KernelSource:
 
     def __init__(self, path: str = "/dev/kmsg") -> None:
         self._handle = open_proc(path, os.O_NONBLOCK)
+        self.lacks = "" if self._handle >= 0 else "the kernel's log may not be read"
         self._counts = [0.0] * len(KERNEL_METRICS)
         if self._handle >= 0:
             os.lseek(self._handle, 0, os.SEEK_END)

@@ -41,6 +41,12 @@ class LinkSource:
         self._tables: dict[str, SocketTable | None] = {}
         self._before: dict[str, tuple[float, dict[int, Connection]]] = {}
 
+    @property
+    def lacks(self) -> str:
+        """Only hosts that have been seen can be refused."""
+        refused = [host for host, table in self._tables.items() if table is None]
+        return f"no way into the network of {', '.join(refused)}" if len(refused) == len(self._tables) > 0 else ""
+
     def follow(self, entries: dict[str, Registered]) -> None:
         """Enter the network of each host that was not entered yet; where that is refused, its links are not told."""
         for entry in entries.values():

@@ -28,11 +28,12 @@ from telemetry.host import HOST_METRICS, HostProbe
 from telemetry.kernel import KernelSource
 from telemetry.links import LinkSource
 from telemetry.network import NETWORK_METRICS, NetworkProbe
-from telemetry.process import PROCESS_METRICS, PSS, ProcessProbe
+from telemetry.process import MEMORY_METRICS, PROCESS_METRICS, ProcessProbe
 from telemetry.registry import Registered, RegistryWatch
 from telemetry.sources import MACHINE, Metrics, Source
 
 MISSED = ("sampler_missed_ticks", "count")
+AVAILABLE = ("source_available", "flag")
 
 logger = logging.getLogger("sampler")
 
@@ -44,7 +45,7 @@ SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
     "gpu": lambda _: GpuSource(),
     "kernel": lambda _: KernelSource(),
 }
-"""What can be looked at besides processes and hosts. What this machine does not have is not told."""
+"""What can be looked at besides processes and hosts. Of what this machine does not have, that alone is told."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class SamplerSpec:
     """What to sample. ``out`` is the metrics table's folder; ``stop`` a file whose appearance ends the sampler (or None).
 
     Processes, hosts and their networks always; of `SOURCES` those that are named. ``addresses`` is the name table, for the
-    links; ``folders`` are those of whose disks is told.
+    links; ``folders`` are those of whose disks is told. ``slow_every_s`` is the beat of what is dear to look at.
     """
 
     registry: Path
     out: Path
     hz: float = 2.0
-    pss_every_s: float = 10.0
+    slow_every_s: float = 10.0
     stop: Path | None = None
     sources: tuple[str, ...] = ()
     addresses: Path = Path("addresses.json")
@@ -126,10 +127,11 @@ class Sampler:
         self._machine = HostProbe()
         self._processes: dict[str, tuple[Registered, ProcessProbe]] = {}
         self._networks: dict[str, NetworkProbe] = {}
-        self._sources = [SOURCES[name](spec) for name in spec.sources]
+        self._sources = {name: SOURCES[name](spec) for name in spec.sources}
+        self._lacks: dict[str, str] = {}
         self._series: list[tuple[str, str, Metrics]] = []
-        self._next_pss = 0.0
-        self._last = Rows(0.0, 0.0)
+        self._next_slow = 0.0
+        self._last = dict.fromkeys((False, True), Rows(0.0, 0.0))
 
     def sample(self, wall_s: float, mono_s: float) -> Rows:
         """Read everything now. Processes share the tick's time; reading all of them takes about a millisecond."""
@@ -138,22 +140,27 @@ class Sampler:
         rows.add(MACHINE, MACHINE, HOST_METRICS, self._machine.read(mono_s))
         for host, network in self._networks.items():
             rows.add(host, host, NETWORK_METRICS, network.read(mono_s))
+        alive = []
         for entry, probe in self._processes.values():
             values = probe.read(mono_s)
             # The dead have no RSS to miss: only their death is told.
             seen = len(values) if values[0] else 1
             rows.add(entry.host, entry.component, PROCESS_METRICS[:seen], values[:seen])
+            if values[0]:
+                alive.append((entry, probe))
         self._series = []
-        for source in self._sources:
+        for source in self._sources.values():
             for host, component, metrics, values in source.read(mono_s):
                 self._series.append((host, component, metrics))
                 rows.add(host, component, metrics, values)
-        if mono_s >= self._next_pss:
-            self._next_pss = mono_s + self.spec.pss_every_s
-            for entry, probe in self._processes.values():
-                rows.add(entry.host, entry.component, (PSS,), [probe.read_pss()])
-        rows.as_before(self._last)
-        self._last = rows
+        slow = mono_s >= self._next_slow
+        if slow:
+            self._next_slow = mono_s + self.spec.slow_every_s
+            for entry, probe in alive:
+                rows.add(entry.host, entry.component, MEMORY_METRICS, probe.read_memory())
+            self._say_what_lacks(rows)
+        rows.as_before(self._last[slow])
+        self._last[slow] = rows
         return rows
 
     def missed(self, wall_s: float, mono_s: float, ticks: int) -> Rows:
@@ -174,7 +181,7 @@ class Sampler:
             process.close()
         for network in self._networks.values():
             network.close()
-        for source in self._sources:
+        for source in self._sources.values():
             source.close()
         self._machine.close()
 
@@ -182,7 +189,7 @@ class Sampler:
         entries = self._watch.changed()
         if entries is None:
             return
-        for source in self._sources:
+        for source in self._sources.values():
             source.follow(entries)
         for component in [name for name, (entry, _) in self._processes.items() if entries.get(name) != entry]:
             self._processes.pop(component)[1].close()
@@ -191,6 +198,15 @@ class Sampler:
                 self._processes[component] = (entry, ProcessProbe(entry.pid, entry.start_ticks))
             if entry.host not in self._networks:
                 self._look_at_network(entry)
+
+    def _say_what_lacks(self, rows: Rows) -> None:
+        """Per source a flag, so that one that this machine does not have is told from one that nobody asked for."""
+        lacks = {"pressure": self._machine.lacks, **{name: source.lacks for name, source in self._sources.items()}}
+        for name, why in lacks.items():
+            rows.add(MACHINE, name, (AVAILABLE,), [0.0 if why else 1.0])
+            if why and self._lacks.get(name) != why:
+                logger.info("source %s: %s", name, why)
+        self._lacks = lacks
 
     def _look_at_network(self, entry: Registered) -> None:
         network = NetworkProbe(entry.pid)

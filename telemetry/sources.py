@@ -18,6 +18,10 @@ Reading = tuple[str, str, Metrics, list[float | None]]
 class Source(Protocol):
     """One kind of thing to look at. Reading never waits and never raises for what is looked at: what cannot be read is None."""
 
+    @property
+    def lacks(self) -> str:
+        """Why there is nothing of it here, in a few words; empty where there is."""
+
     def follow(self, entries: dict[str, Registered]) -> None:
         """The job's processes now, by component; called when they may have changed."""
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.host import HOST_METRICS, HostProbe, cpu_ticks, kib_of, stalled_us
+from telemetry.host import HOST_METRICS, HostProbe, cpu_ticks, kib_of, number_of, stalled_us
 from telemetry.network import NETWORK_METRICS, NetworkProbe, device_totals, retransmits
 from telemetry.process import PROCESS_METRICS, ProcessProbe, split_stat
 
@@ -29,6 +29,17 @@ threading.Thread(target=threading.Event().wait, daemon=True).start()
 print("ready", flush=True)
 while True:
     pass
+"""
+
+TOUCH = """
+import mmap
+fresh = mmap.mmap(-1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+print("ready", flush=True)
+input()
+for page in range(0, 16 << 20, 4096):
+    fresh[page] = 1
+print("touched", flush=True)
+input()
 """
 
 
@@ -73,7 +84,8 @@ def test_a_busy_process_is_seen_as_psutil_sees_it(busy):
     assert now["vsize_bytes"] == pytest.approx(other.memory_info().vms, rel=0.05)
     assert now["threads"] == other.num_threads() == 2 and now["open_files"] == other.num_fds() >= 23
     assert now["process_state"] == 0 and now["involuntary_switches_per_s"] >= 0
-    assert probe.read_pss() == pytest.approx(other.memory_full_info().pss, rel=0.1)
+    full = other.memory_full_info()
+    assert probe.read_memory() == pytest.approx([full.pss, full.uss], rel=0.1) and full.uss > 64 << 20
     probe.close()
     probe.close()
 
@@ -90,7 +102,26 @@ def test_a_stopped_process_has_state_3_and_a_killed_one_is_not_alive(busy):
     busy.wait()
     gone = reading(probe)
     assert gone.pop("process_alive") == 0 and gone.pop("process_state") == 6 and set(gone.values()) == {None}
-    assert probe.read_pss() is None
+    assert probe.read_memory() == [None, None]
+
+
+def test_pages_taken_are_seen_as_faults_and_as_the_process_own():
+    """A child touches 4096 fresh pages when told: its minor faults and its unique set size grow by at least those."""
+    child = subprocess.Popen([sys.executable, "-c", TOUCH], stdin=-1, stdout=-1)
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        probe = ProcessProbe(child.pid, start_ticks(child.pid))
+        before, _ = probe.read_memory()[1], reading(probe, 1.0)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"touched\n"
+        assert reading(probe, 2.0)["minor_faults_per_s"] >= 4000 and probe.read_memory()[1] - before >= 15 << 20
+        probe.close()
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
 
 
 def test_another_process_with_the_same_number_is_not_mistaken(busy):
@@ -125,8 +156,9 @@ def test_the_host_is_told_within_its_limits():
 
 def test_host_files_are_parsed_as_the_kernel_writes_them():
     """Known text, known numbers: guest time is not counted twice, iowait is idle, a missing source is None."""
-    assert cpu_ticks(b"cpu  100 20 30 400 50 6 7 8 90 10\ncpu0 1 2\n") == (621, 163, 8)
+    assert cpu_ticks(b"cpu  100 20 30 400 50 6 7 8 90 10\ncpu0 1 2\n") == (621, 163, 8, 50)
     assert kib_of(b"MemTotal:    8 kB\nMemAvailable:  3 kB\n", b"MemAvailable:") == 3072.0 and kib_of(b"", b"MemTotal:") is None
+    assert number_of(b"pgfault 1\noom_kill 21\n", b"\noom_kill ") == 21
     psi = b"some avg10=0.00 avg60=0.00 avg300=0.00 total=123\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=45\n"
     assert stalled_us(psi, b"full") == 45 and stalled_us(b"", b"some") is None
 

@@ -90,7 +90,7 @@ def test_it_follows_components_that_come_change_and_die(job):
     alive = [value for value in job.values("rollout1", "process_alive") if value is not None]
     assert [value for index, value in enumerate(alive) if index == 0 or value != alive[index - 1]] == [1.0, 0.0, 1.0]
     assert len(job.values("rollout1", "rss_bytes")) < len(alive)
-    assert None not in job.values("rollout1", "pss_bytes")
+    assert None not in job.values("rollout1", "uss_bytes")
     assert len(job.values("rollouts", "net_loopback_bytes_per_s")) > 10
 
 
@@ -121,7 +121,7 @@ def test_hostile_registrations_do_not_stop_it(tmp_path):
     columns = sampler.sample(1.0, 1.0).columns()
     told = list(zip(columns["component"], columns["metric"], columns["value"], strict=True))
     assert ("gone", "process_alive", 0.0) in told
-    assert {component for component, _, _ in told} == {MACHINE, "gone"}
+    assert {component for component, _, _ in told} == {MACHINE, "gone", "pressure"}
     sampler.close()
 
 
@@ -137,9 +137,24 @@ def test_a_gap_is_null_in_every_series_and_counted(tmp_path):
         sleeper.kill()
         sleeper.wait()
     assert {"sampler_missed_ticks"} == set(gap["metric"]) - set(taken["metric"])
-    assert set(taken["metric"]) - set(gap["metric"]) == {"pss_bytes"}
+    assert set(taken["metric"]) - set(gap["metric"]) == {"pss_bytes", "uss_bytes", "source_available"}
     assert "disk_free_bytes" in gap["metric"]
     assert [value for value in gap["value"] if value is not None] == [7.0]
+
+
+def test_what_is_not_here_is_told(tmp_path, caplog):
+    """Each source asked for has a flag on the slow beat, 0 with a sentence in the log where there is nothing of it."""
+    caplog.set_level("INFO")
+    sampler = Sampler(SamplerSpec(tmp_path, tmp_path / "out", sources=("disk", "kernel")))
+    sampler._sources["kernel"].lacks = "the moon is in the way"
+    for mono_s in (100.0, 101.0, 110.0):
+        columns = sampler.sample(1.0, mono_s).columns()
+        rows = zip(columns["component"], columns["metric"], columns["value"], strict=True)
+        told = {component: value for component, metric, value in rows if metric == "source_available"}
+        has_psi = float(Path("/proc/pressure/io").exists())
+        assert told == ({} if mono_s == 101.0 else {"pressure": has_psi, "disk": 1.0, "kernel": 0.0})
+    sampler.close()
+    assert caplog.messages.count("source kernel: the moon is in the way") == 1
 
 
 def test_the_registry_is_read_again_only_when_it_may_have_changed(tmp_path):
@@ -171,10 +186,11 @@ def test_the_names_of_a_tick_are_those_of_the_one_before_until_something_changes
     sampler = Sampler(SamplerSpec(tmp_path, tmp_path / "out"))
     sleeper = subprocess.Popen(["sleep", "1000"])
     try:
-        first, second = sampler.sample(1.0, 1.0), sampler.sample(2.0, 2.0)
+        slow, first, second, again = (sampler.sample(mono_s, mono_s) for mono_s in (1.0, 2.0, 3.0, 11.0))
         assert second.metric is first.metric and second.component is first.component
+        assert again.metric is slow.metric and again.metric is not second.metric
         register(tmp_path, "train0", sleeper.pid)
-        third = sampler.sample(3.0, 3.0)
+        third = sampler.sample(12.0, 12.0)
         assert "train0" in third.component and "train0" not in second.component
         assert len({len(column) for column in third.columns().values()}) == 1
     finally:
