@@ -20,7 +20,8 @@ from flows.commands.kept import export_command, gc, import_command, indicators, 
 from flows.commands.logs import logs
 from flows.commands.matrix import matrix
 from flows.commands.proxy import proxy
-from flows.commands.runs import list_command, ps, show
+from flows.commands.runs import list_command, ps
+from flows.commands.show import show
 from flows.commands.stack import down, env, up
 from flows.commands.wait import wait
 

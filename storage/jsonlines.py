@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,27 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             except (ValueError, RecursionError) as error:
                 problems.append(f"{path.name}:{number}: {error}")
     return rows, problems
+
+
+class JsonTail:
+    """The objects added to a file of JSON lines since the look before. What is no object, or not whole yet, is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_bytes = 0
+
+    def added(self) -> list[dict[str, Any]]:
+        """Those that are new; none while there is no file."""
+        rows: list[dict[str, Any]] = []
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            for raw in file:
+                if not raw.endswith(b"\n"):
+                    break
+                self._read_bytes += len(raw)
+                with suppress(ValueError, RecursionError):
+                    rows.append(_parse(raw))
+        return rows
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

@@ -133,6 +133,11 @@ class RunPaths:
         return self.truth / "plan.json"
 
     @property
+    def carrier(self) -> Path:
+        """Which process of this machine carries the run: its pid and start time."""
+        return self.truth / "carrier.json"
+
+    @property
     def label(self) -> Path:
         """The sealed answer."""
         return self.truth / "label.json"

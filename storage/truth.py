@@ -27,6 +27,16 @@ def load_plan(paths: RunPaths) -> dict[str, Any]:
     return _load(paths.plan)
 
 
+def save_carrier(paths: RunPaths, who: dict[str, int]) -> None:
+    """Write which process of this machine carries the run: pid and start_ticks."""
+    _save(paths.carrier, who)
+
+
+def load_carrier(paths: RunPaths) -> dict[str, Any]:
+    """The same; empty for a run that does not say it."""
+    return _load(paths.carrier) if paths.carrier.exists() else {}
+
+
 def save_markers(paths: RunPaths, markers: list[dict[str, Any]]) -> None:
     """Write when each fault was in force (`tasks.markers`)."""
     _save(paths.markers, markers)

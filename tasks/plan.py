@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from injection.draw import resolve, resolve_expected
 from injection.preflight import best_place
+from injection.procfs import identity
 from injection.scenario import Scenario
 from injection.scenario import load_scenario as read_scenario
 from rlhf.config import HARDENED, JobConfig, Posture, Timeouts, job_config
@@ -151,6 +153,10 @@ def plan_cell(cell: Cell, place: str | None = None) -> Plan:
 
 
 def save_plan(paths: RunPaths, plan: Plan) -> None:
-    """Write the plan behind the blind line, and the job's own configuration, which tells nothing, in front of it."""
+    """Write the plan behind the blind line, and the job's own configuration, which tells nothing, in front of it.
+
+    Beside the plan: this process carries the run. Where it is gone and the manifest says running, the run was killed.
+    """
     truth.save_plan(paths, plan)
+    truth.save_carrier(paths, asdict(identity(os.getpid())))
     paths.job_config.write_text(json.dumps(plan["job"], indent=2) + "\n")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import BinaryIO
 
 from storage.records import Stage
@@ -89,6 +91,26 @@ def parse_log(file: BinaryIO) -> Iterator[LogLine]:
             current.attach(line, len(raw))
     if current:
         yield current
+
+
+class ErrorTail:
+    """The latest error of a log that is being written; each look reads what was added since the one before."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._from = 0
+        self.error: LogLine | None = None
+
+    def look(self) -> None:
+        """Read on from the last row, to which lines may have been added."""
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._from)
+            offset = 0
+            for row in parse_log(file):
+                offset = row.offset
+                if row.level in ("ERROR", "CRITICAL") or (not row.level and row.message == _TRACEBACK):
+                    self.error = row
+            self._from += offset
 
 
 def raw_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:

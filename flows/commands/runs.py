@@ -1,4 +1,4 @@
-"""Verbs that look at runs: list, show, ps. The experimenter's view; it opens truth."""
+"""Verbs that look at runs: list, ps. The experimenter's view; it opens truth."""
 
 from __future__ import annotations
 
@@ -36,27 +36,6 @@ def list_command(days: float | None, as_json: bool, **wanted: Any) -> None:
     for row in rows:
         for problem in row["problems"]:
             click.echo(problem, err=True)
-
-
-@click.command()
-@click.argument("run_id", metavar="RUN")
-@as_json
-def show(run_id: str, as_json: bool) -> None:
-    """Show all that is kept of a RUN, its truth included."""
-    from tasks.report import result_table, text_table
-    from tasks.show import show_run
-    from tasks.summary import describe
-
-    found = show_run(run_id)
-    if as_json:
-        print_json(found)
-        return
-    click.echo(f"folder: {found['folder']}")
-    click.echo(f"outcome: {describe(found['outcome'])}\n")
-    click.echo(text_table(result_table([run_id])) + "\n")
-    print_table(found["injections"], ["mono_s", "what", "fault_id"], "nothing was armed")
-    for gap in found["outcome"]["gaps"]:
-        click.echo(f"not readable: {gap}", err=True)
 
 
 @click.command()
