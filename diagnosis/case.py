@@ -1,49 +1,38 @@
-"""Make a sealed case: neutral names, a shifted clock, one file per component, a manifest and a commitment, all read-only."""
+"""Make a sealed case: neutral names, a shifted clock, nested tiers, a manifest and a commitment, all read-only.
+
+T0 is the controller's log, T1 every log, T2 has coarse metrics and healthy runs besides, T3 fine metrics of all of them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import random
-import re
 import shutil
-import sysconfig
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diagnosis.sanitise import RULES_VERSION, Rewriting, sanitise_log
+from diagnosis.copying import CaseSource, Names, copy_run
+from diagnosis.sanitise import RULES_VERSION
+from diagnosis.series import COARSE_S
 from diagnosis.topology import Topology, waits
-from diagnosis.vocabulary import KINDS, STAGES
+from diagnosis.vocabulary import KINDS, STAGES, TIERS
 from storage.records import SCHEMA_VERSION, Role
 from storage.seal import file_hashes
 
 #: The case clock starts somewhere within a day of this moment; also the modification time of every file (1 January 2000).
 EPOCH_S = 946_684_800
 DAY_S = 86_400
-_STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.\d{3} ")
 
 
-@dataclass(frozen=True)
-class CaseSource:
-    """The raw side of a case: the job's folder, its logs and topology; ``strange`` words must not occur in evidence."""
-
-    job: Path
-    logs: Path
-    topology: Topology
-    strange: tuple[str, ...] = ()
-
-
-def neutral_names(topology: Topology, draw: random.Random) -> tuple[dict[str, str], dict[str, str]]:
-    """(component -> ``w-3fa1``, host -> ``n-04c2``): drawn, so that neither name nor order tells a rank."""
+def neutral_names(topology: Topology, draw: random.Random) -> Names:
+    """Names drawn so that neither name nor order tells a rank."""
     components = draw.sample(range(0x10000), len(topology.components))
     places = sorted(set(topology.hosts.values()))
     hosts = draw.sample(range(0x10000), len(places))
-    return (
+    return Names(
         {name: f"w-{number:04x}" for name, number in zip(topology.components, components, strict=True)},
         {name: f"n-{number:04x}" for name, number in zip(places, hosts, strict=True)},
     )
@@ -51,23 +40,28 @@ def neutral_names(topology: Topology, draw: random.Random) -> tuple[dict[str, st
 
 def build_case(
     source: CaseSource,
-    names: dict[str, str],
-    hosts: dict[str, str],
+    healthy: Sequence[CaseSource],
+    names: Names,
     evidence: Path,
     commit: Callable[[Path], str],
     draw: random.Random,
 ) -> dict[str, Any]:
     """Write ``evidence`` and return its manifest. ``commit`` is given the written manifest and answers the commitment.
 
-    Raises FileExistsError when the case exists: a case is sealed once. The folder appears by one rename, complete.
+    Each healthy run begins at the same moment of the case's clock as the case's own. Raises FileExistsError when the case
+    exists: a case is sealed once. The folder appears by one rename, complete.
     """
     if evidence.exists():
         raise FileExistsError("this run is sealed already")
     building = evidence.with_name(f".{evidence.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
-    dropped = _write_logs(source, _rewriting(source, names, hosts, draw), building)
-    manifest = _manifest(source.topology, names, hosts, building, dropped, f"{draw.getrandbits(128):032x}")
+    start_s = draw.randrange(EPOCH_S, EPOCH_S + DAY_S)
+    counts = _copy_all(source, healthy, names, start_s, building)
+    case_id = f"{draw.getrandbits(128):032x}"
+    manifest = _manifest(source.topology, names, building, case_id)
+    manifest["clock"] |= {"start_s": start_s}
+    manifest["sanitiser"] |= counts
     path = building / "manifest.json"
     path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     (building / "commitment.txt").write_text(commit(path) + "\n")
@@ -76,80 +70,47 @@ def build_case(
     return manifest
 
 
-def _rewriting(source: CaseSource, names: dict[str, str], hosts: dict[str, str], draw: random.Random) -> Rewriting:
-    topology = source.topology
-    start = draw.randrange(EPOCH_S, EPOCH_S + DAY_S)
-    machine = platform.node()
-    strange = (machine,) if len(machine) > 3 and machine not in (*topology.hosts.values(), "localhost") else ()
-    return Rewriting(
-        components=names,
-        hosts=hosts,
-        endpoints={place: f"{names[component]}:{port}" for place, (component, port) in topology.endpoints.items()},
-        addresses={ip: names[component] for ip, component in topology.addresses.items()}
-        | {ip: hosts[host] for ip, host in topology.host_addresses.items() if host in hosts},
-        pids={pid: names[component] for pid, component in topology.pids.items()},
-        roots=_roots(source.job),
-        shift_s=start - _first_second(source),
-        strange=source.strange + strange,
-    )
+def _copy_all(
+    source: CaseSource, healthy: Sequence[CaseSource], names: Names, start_s: int, case: Path
+) -> dict[str, dict[str, int]]:
+    """Copy the case's run and the healthy ones; what was dropped of them, by reason."""
+    own = [name for name, role in source.topology.roles.items() if role == Role.CONTROLLER]
+
+    def log_path(component: str) -> Path:
+        return case / ("t0" if component in own else "t1") / f"{names.components[component]}.log"
+
+    dropped, left_out = copy_run(source, names, start_s, log_path, case / "t2/metrics", case / "t3/metrics")
+    lost: Counter[str] = Counter()
+    for number, run in enumerate(healthy, 1):
+        low, high = case / f"t2/healthy/{number}", case / f"t3/healthy/{number}"
+
+        def healthy_log(component: str, folder: Path = low) -> Path:
+            return folder / "logs" / f"{names.components[component]}.log"
+
+        lost += copy_run(run, names, start_s, healthy_log, low / "metrics", high / "metrics")[0]
+    counts = {"lines_dropped": dropped, "healthy_lines_dropped": lost, "series_left_out": left_out}
+    return {name: dict(sorted(count.items())) for name, count in counts.items()}
 
 
-def _roots(job: Path) -> tuple[tuple[str, str], ...]:
-    """Path prefixes that may be rewritten, longest first: the job's folder, the program and its libraries."""
-    places = {str(job.resolve()): "job/", str(job): "job/", str(Path(__file__).resolve().parent.parent): ""}
-    places |= {sysconfig.get_path(kind): "" for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return tuple(sorted(places.items(), key=lambda item: -len(item[0])))
-
-
-def _first_second(source: CaseSource) -> int:
-    """The earliest whole second in any log, seconds since the Unix epoch; 0 when no line has a time."""
-    stamps = [stamp for name in source.topology.components for stamp in _stamps(_raw_lines(source, name))]
-    return int(datetime.fromisoformat(min(stamps)).replace(tzinfo=UTC).timestamp()) if stamps else 0
-
-
-def _stamps(lines: Iterable[str]) -> list[str]:
-    return [match[1] for match in map(_STAMP.match, lines) if match]
-
-
-def _raw_lines(source: CaseSource, component: str) -> list[str]:
-    """The component's log; one that never wrote a line has an empty log, so that every case has the same set of files."""
-    path = source.logs / f"{component}.log"
-    # Split at line feeds alone: a log may hold other characters that Python takes for line ends.
-    return path.read_bytes().decode("utf-8", "replace").rstrip("\n").split("\n") if path.exists() else []
-
-
-def _write_logs(source: CaseSource, known: Rewriting, evidence: Path) -> Counter[str]:
-    dropped: Counter[str] = Counter()
-    for tier in ("t0", "t1"):
-        (evidence / tier).mkdir()
-    for component, neutral in known.components.items():
-        lines, lost = sanitise_log(_raw_lines(source, component), component, known)
-        dropped += lost
-        tier = "t0" if source.topology.roles[component] == Role.CONTROLLER else "t1"
-        (evidence / tier / f"{neutral}.log").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return dropped
-
-
-def _manifest(
-    topology: Topology, names: dict[str, str], hosts: dict[str, str], evidence: Path, dropped: Counter[str], case_id: str
-) -> dict[str, Any]:
+def _manifest(topology: Topology, names: Names, evidence: Path, case_id: str) -> dict[str, Any]:
     files = file_hashes(evidence)
-    links = sorted((names[src], names[dst], purpose) for src, dst, purpose in topology.links)
-    roles = {names[name]: role for name, role in topology.roles.items()}
-    places = {names[name]: hosts[host] for name, host in topology.hosts.items()}
+    own, hosts = names.components, names.hosts
+    links = sorted((own[src], own[dst], purpose) for src, dst, purpose in topology.links)
+    roles = {own[name]: role for name, role in topology.roles.items()}
+    places = {own[name]: hosts[host] for name, host in topology.hosts.items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "case_id": case_id,
         "files": files,
-        "tiers": {"T0": [path for path in files if path.startswith("t0/")], "T1": list(files)},
+        "tiers": {tier: [path for path in files if f"T{path[1]}" <= tier] for tier in TIERS},
         "vocabulary": {"components": sorted(roles), "stages": list(STAGES), "kinds": list(KINDS)},
         "topology": {
             "components": {name: {"role": role, "host": places.get(name, "")} for name, role in roles.items()},
             "links": [{"src": src, "dst": dst, "purpose": purpose} for src, dst, purpose in links],
             "waits": [{"waiter": waiter, "awaited": awaited} for waiter, awaited in waits(roles, links)],
         },
-        "sanitiser": {"rules_version": RULES_VERSION, "lines_dropped": dict(sorted(dropped.items()))},
-        "clock": "all times are shifted by one whole number of seconds",
+        "sanitiser": {"rules_version": RULES_VERSION},
+        "clock": {"rule": "all times of a run are shifted by one whole number of seconds", "coarse_s": COARSE_S},
     }
 
 

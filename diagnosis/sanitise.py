@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 #: Raised with every change of a rule; kept in the manifest so that cases of different rules are told apart.
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 #: Words that only the experimenter's side uses. "Segmentation fault" is the operating system's own and stays.
 FORBIDDEN = re.compile(
@@ -70,9 +70,10 @@ class UnknownToken(Exception):  # noqa: N818 - it is the reason of a drop, no fa
 
 @dataclass(frozen=True)
 class Rewriting:
-    """One case's renaming. ``endpoints`` maps ``ip:port`` to ``neutral:port name``, ``roots`` a path prefix to its substitute.
+    """One run's renaming. ``endpoints`` maps ``ip:port`` to ``neutral:port name``; ``roots`` are path prefixes and substitutes.
 
-    ``shift_s`` is added to every clock reading. ``strange`` are further words that must not pass (machine name, run id).
+    Roots are tried in their order. ``shift_s`` is added to every clock reading. ``strange`` are further words that must not
+    pass (machine name, run id).
     """
 
     components: dict[str, str]
@@ -80,7 +81,7 @@ class Rewriting:
     endpoints: dict[str, str]
     addresses: dict[str, str]
     pids: dict[int, str]
-    roots: tuple[tuple[str, str], ...]
+    roots: tuple[tuple[re.Pattern[str], str], ...]
     shift_s: int
     strange: tuple[str, ...] = ()
 
@@ -123,7 +124,7 @@ def _refuse_words(line: str, known: Rewriting) -> None:
     # The job's own folder is rewritten below, and its path may hold such words without meaning anything by them.
     bare = line
     for prefix, _ in known.roots:
-        bare = bare.replace(prefix, "")
+        bare = prefix.sub("", bare)
     if FORBIDDEN.search(bare):
         raise UnknownToken("forbidden word")
     if any(word in bare for word in known.strange):
@@ -158,7 +159,7 @@ def _shifted(day: str, between: str, clock: str, shift_s: int) -> str:
 
 def _paths(line: str, _owner: str, known: Rewriting) -> str:
     for prefix, substitute in known.roots:
-        line = re.sub(rf"{re.escape(prefix)}(?=/|\b)/?", substitute, line)
+        line = prefix.sub(substitute, line)
     line = _COMPILED.sub(r"\1", line)
     for match in _ABSOLUTE.finditer(line):
         if not (match["lead"] or _KNOWN_PATH.match(match["path"])):

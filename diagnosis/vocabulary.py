@@ -16,7 +16,7 @@ STAGES: tuple[str, ...] = tuple(str(stage) for stage in Stage)
 KINDS: tuple[str, ...] = tuple(str(kind) for kind in FaultKind if kind is not FaultKind.NOOP)
 
 #: Evidence tiers, each containing the ones before it.
-TIERS: tuple[str, ...] = ("T0", "T1")
+TIERS: tuple[str, ...] = ("T0", "T1", "T2", "T3")
 
 
 @dataclass(frozen=True)

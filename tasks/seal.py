@@ -7,14 +7,18 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from diagnosis.case import CaseSource, build_case, neutral_names
+from diagnosis.case import build_case, neutral_names
+from diagnosis.copying import CaseSource
 from diagnosis.topology import read_topology
 from injection.virtual.addresses import host_addresses
 from injection.virtual.cluster import HOSTS
 from storage import truth
 from storage.layout import RunPaths
+from storage.reader import read_table
 from storage.records import FaultKind, Label, to_dict
+from storage.schemas import METRICS
 from storage.seal import commit, new_salt, sha256_file
+from tasks.healthy import healthy_runs
 
 
 class NotSealableError(ValueError):
@@ -27,8 +31,9 @@ NO_FAULT = Label(fault=False, component="", stage="", kinds=())
 def seal_run(paths: RunPaths) -> dict[str, Any]:
     """Build ``evidence/`` of a finished run and return its manifest; label, salt and names go to the truth.
 
-    Raises NotSealableError for a run whose planned faults did not all happen (its label would be false), FileExistsError
-    for a run that is sealed already, FileNotFoundError for a run without plan or name table.
+    Healthy runs beside it come along (`tasks.healthy`). Raises NotSealableError for a run whose planned faults did not all
+    happen (its label would be false), FileExistsError for a run that is sealed already, FileNotFoundError for a run without
+    plan or name table.
     """
     plan = truth.load_plan(paths)
     history = truth.load_history(paths)
@@ -37,17 +42,29 @@ def seal_run(paths: RunPaths) -> dict[str, Any]:
         raise NotSealableError(f"run {paths.run_id} cannot be sealed: {'; '.join(problems)}")
     if paths.evidence.exists():
         raise FileExistsError(f"run {paths.run_id} is sealed already")
-    own = host_addresses(HOSTS) if plan.get("place") == "virtual-cluster" else {}
-    topology = read_topology(paths.registry, paths.addresses, own)
+    source = _source(paths, plan)
     # Names and clock come from the system's entropy: the plan's seed is short enough to be tried out.
     draw = random.Random(secrets.randbits(128))  # noqa: S311 - seeded with 128 secret bits
-    names, hosts = neutral_names(topology, draw)
+    names = neutral_names(source.topology, draw)
     label, salt = label_of(plan, history), new_salt()
     truth.save_label(paths, label)
     truth.save_salt(paths, salt)
-    truth.save_names(paths, names)
-    source = CaseSource(paths.job, paths.logs, topology, strange=(paths.run_id, plan["scenario"]))
-    return build_case(source, names, hosts, paths.evidence, lambda manifest: commitment(label, salt, manifest), draw)
+    truth.save_names(paths, dict(names.components))
+    healthy = [_source(run, truth.load_plan(run)) for run in healthy_runs(paths, plan)]
+    return build_case(source, healthy, names, paths.evidence, lambda manifest: commitment(label, salt, manifest), draw)
+
+
+def _source(paths: RunPaths, plan: dict[str, Any]) -> CaseSource:
+    """The raw side of a run."""
+    own = host_addresses(HOSTS) if plan.get("place") == "virtual-cluster" else {}
+    return CaseSource(
+        paths.job,
+        paths.logs,
+        read_topology(paths.registry, paths.addresses, own),
+        strange=(paths.run_id, plan["scenario"]),
+        run_id=paths.run_id,
+        metrics=read_table(paths.table("metrics"), METRICS)[0].to_pylist(),
+    )
 
 
 def commitment(label: Label, salt: str, manifest: Path) -> str:

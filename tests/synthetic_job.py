@@ -69,7 +69,7 @@ def make_run(folder: Path, kind: str = "network-bandwidth", **changes: str) -> R
 def write_truth(paths: RunPaths, kind: str) -> None:
     """Plan and history of a run in which everything went as planned."""
     fault = {**FAULT, "kind": kind, "params": {"note": CANARY}}
-    plan = {"schema_version": 1, "scenario": "weight-sync-link", "arm": "legacy", "seed": 17, "faults": [fault]}
+    plan = {"schema_version": 1, "scenario": "weight-sync-link", "arm": "legacy", "seed": 17, "faults": [fault], "job": {}}
     plan["expected"] = {"root": {"stage": "weights_update", "component": "train1"}}
     paths.plan.write_text(json.dumps(plan))
     whats = ("armed", "fired", "applied", "verified", "reverted", "gone")

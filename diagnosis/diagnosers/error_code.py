@@ -43,7 +43,7 @@ TAXONOMY: dict[tuple[str, str], tuple[str, str]] = {
 
 def diagnose(reader: EvidenceReader, vocabulary: Vocabulary) -> Diagnosis:
     """Blames role and stage of the last known error code, in the controller's log if it has one; abstains without any."""
-    for path in reader.list_files():
+    for path in reader.logs():
         for line in reversed(reader.tail(path, WINDOW_LINES)):
             place = _lookup(line)
             if place:

@@ -10,7 +10,7 @@ from storage.records import Diagnosis
 
 def diagnose(reader: EvidenceReader, vocabulary: Vocabulary) -> Diagnosis:
     """Blames the component whose log holds the earliest error, at the stage the controller was in; no error means no fault."""
-    logs = {path: reader.records(path) for path in reader.list_files()}
+    logs = {path: reader.records(path) for path in reader.logs()}
     errors = [record for records in logs.values() for record in records if record.is_error]
     if not errors:
         return Diagnosis(fault=False, ranked=(), reason="no error in any log")

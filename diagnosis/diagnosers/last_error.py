@@ -13,7 +13,7 @@ def diagnose(reader: EvidenceReader, vocabulary: Vocabulary) -> Diagnosis:
 
     A line that merely says that something went wrong is passed over; a traceback counts only where no line is an error.
     """
-    [path] = [path for path in reader.list_files() if path.startswith("t0/")]
+    [path] = [path for path in reader.logs() if path.startswith("t0/")]
     errors = [(record, stage) for record, stage in stages_in_force(reader.records(path)) if record.is_error]
     if not errors:
         return Diagnosis(fault=False, ranked=(), reason="no error in the controller's log")

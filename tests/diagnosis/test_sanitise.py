@@ -13,7 +13,7 @@ KNOWN = Rewriting(
     endpoints={"10.98.0.105:7001": "w-aaaa:rpc", "10.98.0.103:8080": "w-e000:weights", "127.0.0.1:9001": "w-e000:weights"},
     addresses={"10.98.0.105": "w-aaaa", "10.98.0.103": "w-e000"},
     pids={41: "w-aaaa"},
-    roots=(("/home/me/runs/r1/job", "job/"), ("/home/me/code", "")),
+    roots=((re.compile("/home/me/runs/r1/job/?"), "job/"), (re.compile("/home/me/code/"), "")),
     shift_s=100,
     strange=("workstation-7",),
 )
