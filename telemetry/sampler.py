@@ -28,9 +28,11 @@ from telemetry.host import HOST_METRICS, HostProbe
 from telemetry.kernel import KernelSource
 from telemetry.links import LinkSource
 from telemetry.network import NETWORK_METRICS, NetworkProbe
+from telemetry.nfs import NfsSource
 from telemetry.process import MEMORY_METRICS, PROCESS_METRICS, ProcessProbe
 from telemetry.registry import Registered, RegistryWatch
 from telemetry.sources import MACHINE, Metrics, Source
+from telemetry.sync import SyncSource
 
 MISSED = ("sampler_missed_ticks", "count")
 AVAILABLE = ("source_available", "flag")
@@ -42,6 +44,8 @@ SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
     "links": lambda spec: LinkSource(spec.addresses),
     "disk": lambda spec: DiskSource(spec.folders),
     "groups": lambda _: GroupSource(),
+    "nfs": lambda _: NfsSource(),
+    "sync": lambda spec: SyncSource(spec.checkpoints, spec.slow_every_s),
     "gpu": lambda _: GpuSource(),
     "kernel": lambda _: KernelSource(),
 }
@@ -53,7 +57,7 @@ class SamplerSpec:
     """What to sample. ``out`` is the metrics table's folder; ``stop`` a file whose appearance ends the sampler (or None).
 
     Processes, hosts and their networks always; of `SOURCES` those that are named. ``addresses`` is the name table, for the
-    links; ``folders`` are those of whose disks is told. ``slow_every_s`` is the beat of what is dear to look at.
+    links; ``folders`` are those of whose disks is told, ``checkpoints`` the one whose disk is written to. ``slow_every_s`` is the beat of what is dear to look at.
     """
 
     registry: Path
@@ -64,6 +68,7 @@ class SamplerSpec:
     sources: tuple[str, ...] = ()
     addresses: Path = Path("addresses.json")
     folders: tuple[Path, ...] = ()
+    checkpoints: Path | None = None
 
     def __post_init__(self) -> None:
         strange = sorted(set(self.sources) - set(SOURCES))
@@ -235,7 +240,7 @@ def run(spec: SamplerSpec, stop: threading.Event) -> None:
 def load_spec(path: Path) -> SamplerSpec:
     """Read the fields of `SamplerSpec` as a JSON object. Raises ValueError or TypeError naming what is wrong."""
     fields: dict[str, Any] = json.loads(path.read_text())
-    for name in ("registry", "out", "stop", "addresses"):
+    for name in ("registry", "out", "stop", "addresses", "checkpoints"):
         if fields.get(name):
             fields[name] = Path(fields[name])
     fields["folders"] = tuple(Path(folder) for folder in fields.get("folders", ()))
