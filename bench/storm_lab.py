@@ -13,13 +13,14 @@ import json
 import select
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from injection.place import PlaceError
 from injection.recover import sweep
 from storage.layout import journal_dir, new_run_id, run_paths
-from tasks.launch import Experiment, lab_argv, open_site, start_injector, start_watchdog, write_plan
+from tasks.launch import READY_S, Experiment, lab_argv, open_site, start_hands, write_plan
 from tasks.revert import FLUSH_LIMIT_S, REVERT_LIMIT_S, end_process
 from tasks.waiting import LabError, Watched, says, wait_for
 
@@ -73,11 +74,10 @@ def _start_ground(experiment: Experiment) -> None:
 
 def _start_round(experiment: Experiment, faults: list[dict[str, Any]]) -> dict[str, Any]:
     experiment.plan["faults"] = faults
-    for name in ("injector", "watchdog"):  # their readiness is read from their logs
+    for name in ("injector", "watchdog", "guard"):  # their readiness is read from their logs
         (experiment.paths.lab_logs / f"{name}.log").unlink(missing_ok=True)
     try:
-        start_injector(experiment)
-        start_watchdog(experiment)
+        start_hands(experiment)
     except (LabError, PlaceError, OSError) as error:
         _end_round(experiment)
         return {"error": str(error)}
@@ -87,11 +87,20 @@ def _start_round(experiment: Experiment, faults: list[dict[str, Any]]) -> dict[s
 def _end_round(experiment: Experiment) -> dict[str, Any]:
     """As `tasks.revert` does, but for the job and the place."""
     codes = {"injector": end_process(experiment.injector, REVERT_LIMIT_S, signal.SIGINT)}
+    _let_stand(experiment)
     codes["watchdog"] = end_process(experiment.watchdog, FLUSH_LIMIT_S)
     end_process(experiment.guard, REVERT_LIMIT_S)
     experiment.injector = experiment.watchdog = experiment.guard = None
     sweep(journal_dir())  # as at a run's end: a watchdog that was just starting has undone nothing
     return {"codes": codes}
+
+
+def _let_stand(experiment: Experiment) -> None:
+    """A watchdog that is told to end before it listens undoes nothing. In a run the place goes next, here it stays."""
+    log, watchdog = experiment.paths.lab_logs / "watchdog.log", experiment.watchdog
+    if watchdog is not None:
+        with suppress(LabError, PlaceError):
+            wait_for("it stood", lambda: says(log, "ready"), [Watched("the watchdog", watchdog, (log,))], READY_S)
 
 
 def _lost(experiment: Experiment) -> list[str]:

@@ -24,6 +24,7 @@ from injection.journal import State
 from injection.procfs import namespace_inode
 from injection.strays import PREFIX, marked
 from injection.throttle import limit_of
+from injection.virtual import loop
 from storage.layout import journal_dir, run_paths
 from tasks.recover import recover
 
@@ -60,10 +61,13 @@ POLL_S = 0.02
 
 def victims(place: str) -> list[str]:
     """Everything that is killed in a place, in turn; those most often on whom the undoing depends."""
-    elsewhere = "disk keeper" if place == "plain-host" else "keeper"
-    able = [name for name, parts in TOGETHER.items() if elsewhere not in parts]
+    absent = {"keeper"} if place == "virtual-cluster" else {"disk keeper"}
+    if loop.why_not():  # an ordinary user's disk is memory, which nobody keeps
+        absent.add("disk keeper")
+    own = [name for name in OF_PLACE[place] if name not in absent]
+    able = [name for name, parts in TOGETHER.items() if not absent & set(parts)]
     main = ["injector", "watchdog", "helper"]
-    return ["injector", "lab", *main, "probe", *main, *OF_PLACE[place], *able]
+    return ["injector", "lab", *main, "probe", *main, *own, *able]
 
 
 class Site:

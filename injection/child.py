@@ -36,6 +36,11 @@ os.close(int(sys.argv[0].rsplit("/", 1)[1]))
 """
 
 
+#: Under these names an undo record holds whoever keeps its fault in force. The `ballast` of a memory group is not among
+#: them: the kernel may take it with the target, and the group's limit stands without it.
+HOLDING = ("process", "holder", "writer")
+
+
 class Child:
     """A running program; `arguments` are its command line. Raises RefusedError, with its last words, if it does not come up.
 
@@ -87,6 +92,12 @@ class Child:
     def _last_words(self) -> str:
         _, errors = self._process.communicate()
         return (errors.decode().strip().splitlines() or ["it said nothing"])[-1]
+
+
+def holding(undo: dict[str, Any]) -> list[Identity]:
+    """The helpers with whose end the fault of an undo record would be over."""
+    keys = [undo[name] for name in HOLDING if name in undo] + undo.get("processes", [])
+    return [Identity(*key) for key in keys]
 
 
 def end(key: Any) -> None:

@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from injection import journal, procfs, trigger
-from injection.capability import OWN_THREAD, VIRTUAL_CLUSTER, capability
+from injection import child, journal, procfs, trigger
+from injection.capability import OWN_THREAD, PLAIN_HOST, capability
 from injection.fault import Ask, Context, Fault, NotYetError
 from injection.journal import Record, State
 from injection.measure import ask_here
 from injection.preflight import absent_backends
 from injection.probe import Probe
+from injection.procfs import Identity
 from injection.receipts import History
 from injection.recover import revert_record
 from injection.registry import UNDONE_FIRST, make_fault
@@ -81,6 +82,7 @@ class Hand:
         self._record: Record | None = None
         self._stamp: tuple[int, int] = (0, 0)
         self._applied = False
+        self._undoing = False
         self._began = 0.0
         self._done: Done | None = None
         self._verifying: threading.Thread | None = None
@@ -172,7 +174,7 @@ class Hand:
 
     def _arm(self) -> None:
         kind, shop = self._entry["kind"], self._shop
-        absent = absent_backends() if shop.place_kind == VIRTUAL_CLUSTER else ()
+        absent = absent_backends() if shop.place_kind != PLAIN_HOST else ()
         backend = capability(kind, shop.place_kind, self._entry["params"], absent)
         self._probe = self._probe or Probe()
         target = await_target(self._entry["target"], shop.site, shop.arm_timeout_s, self._stopped.is_set)
@@ -185,7 +187,7 @@ class Hand:
         record = journal.new_record(shop.run_id, self.id, kind, backend, shop.lease_s)
         self._await_armed(fault)
         self._journal(replace(record, undo=fault.undo()))
-        self._fault, self._applied = fault, False
+        self._fault, self._applied, self._undoing = fault, False, False
         shop.history.state("armed", self.id, kind=kind, backend=backend, target=target.name)
 
     def _await_armed(self, fault: Fault) -> None:
@@ -233,6 +235,8 @@ class Hand:
         arguments = (self._verify, self._fault)
         self._verifying = threading.Thread(target=self._guarded, args=arguments, name="verify", daemon=True)
         self._verifying.start()
+        if helpers := child.holding(self._record.undo):
+            threading.Thread(target=self._watch, args=(self._record, helpers), name="watch", daemon=True).start()
         if "after_s" in self._entry["until"]:
             self._later(done.applied + self._entry["until"]["after_s"] - time.monotonic(), self._revert)
 
@@ -242,10 +246,18 @@ class Hand:
         if not found.ok:
             self._shop.history.state("invalid", self.id, reason=f"no effect seen by {found.probe}: {found.measured}")
 
+    def _watch(self, record: Record, helpers: list[Identity]) -> None:
+        """What a helper does is over with it: one that ends before its fault is undone has taken the effect along."""
+        pid = procfs.await_end(helpers)
+        if not self._undoing and journal.state_of(self._shop.journal_dir, record) == State.APPLIED:
+            reason = f"its helper (process {pid}) ended before it was undone, so it was in force for a shorter time"
+            self._shop.history.state("invalid", self.id, reason=reason)
+
     def _revert(self, ask: Ask | None = None) -> None:
         """In the fault's own thread; once is enough, twice is harmless."""
         if self._record is None or self._record.state == State.REVERTED:
             return
+        self._undoing = True
         on_disk = journal.read(self._shop.journal_dir / self._record.name)
         if on_disk.state in (State.REVERTING, State.REVERTED) and self._record.state not in (State.REVERTING, State.STUCK):
             reason = "the watchdog undid it, for this process had fallen silent"

@@ -121,6 +121,13 @@ def read(path: Path) -> Record:
         raise ValueError(f"{path} is not a fault record: {error}") from error
 
 
+def state_of(folder: Path, record: Record) -> State | None:
+    """How far a record is on disk, whoever wrote it last; None where it has been forgotten."""
+    with suppress(FileNotFoundError):
+        return read(folder / record.name).state
+    return None
+
+
 def records(folder: Path, run_id: str | None = None) -> Iterator[Record]:
     """All records of a folder (of one run, if told), by name. One that is forgotten meanwhile is left out."""
     for path in sorted(folder.glob(f"{run_id}.*.json" if run_id else "*.json")):

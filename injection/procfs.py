@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Collection
+import select
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 #: Clock ticks a second of the CPU times in /proc/<pid>/stat.
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+#: What the kernel says of a number that is free, or by now that of a thread (the last of them, or the second in older kernels).
+NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,31 @@ def identity(pid: int) -> Identity:
 
 def open_pidfd(who: Identity) -> int:
     """A descriptor that means this process for ever. Raises ProcessLookupError where it is gone."""
-    descriptor = os.pidfd_open(who.pid)
+    try:
+        descriptor = os.pidfd_open(who.pid)
+    except OSError as error:
+        if error.errno not in NO_PROCESS:
+            raise
+        raise ProcessLookupError(f"there is no process {who.pid}") from error
     if who.alive():
         return descriptor
     os.close(descriptor)
     raise ProcessLookupError(f"process {who.pid} is no longer the one that was meant")
+
+
+def await_end(watched: Sequence[Identity]) -> int:
+    """Wait until one of these processes has ended, however long that takes. Returns its pid."""
+    ends, pid_of = select.poll(), {}
+    try:
+        for who in watched:
+            pid_of[descriptor := open_pidfd(who)] = who.pid
+            ends.register(descriptor, select.POLLIN)
+        return pid_of[ends.poll()[0][0]]
+    except ProcessLookupError:
+        return next(who.pid for who in watched if not who.alive())
+    finally:
+        for descriptor in pid_of:
+            os.close(descriptor)
 
 
 def vm_size_bytes(pid: int) -> int:

@@ -80,8 +80,7 @@ def launch(plan: Plan) -> Experiment:
     try:
         write_plan(experiment)
         open_site(experiment)
-        start_injector(experiment)
-        start_watchdog(experiment)
+        start_hands(experiment)
         _start_sampler(experiment)
         assert experiment.job is not None
         experiment.job.start(stage_socket=experiment.at().scratch / "stage")
@@ -131,7 +130,32 @@ def _start_names(experiment: Experiment) -> dict[str, str]:
     return {link.name: f"{host_name(link.dst)}:{link.address.rsplit(':', 1)[1]}" for link in links}
 
 
-def start_injector(experiment: Experiment) -> None:
+def start_hands(experiment: Experiment) -> None:
+    """Injector and watchdogs, at once: one that is killed while it starts is outlived by the other. All stand on return.
+
+    A watchdog must outlive the injector; on the plain host it must outlive the place as well, so it is nobody's child there.
+    The virtual cluster takes faults and watchdog along, but not what is the machine's (control groups): for that is the guard.
+    """
+    paths, place = experiment.paths, experiment.at()
+    logs = {name: paths.lab_logs / f"{name}.log" for name in ("injector", "watchdog", "guard")}
+    injector = place.spawn(
+        lab_argv("injection.injector", _injector_spec(experiment)), host=experiment.outside, log=logs["injector"]
+    )
+    experiment.injector = injector
+    run = ("--journal", journal_dir(), "--run", paths.run_id, "--lease", experiment.plan["lease_s"])
+    argv = lab_argv("injection.watchdog", *run)
+    if place.kind == "virtual-cluster":
+        inner = [*argv, "--watch", str(injector.pid)]
+        experiment.watchdog = place.spawn(inner, host=experiment.outside, log=logs["watchdog"])
+        experiment.guard = _outliving(argv, [os.getpid()], logs["guard"])
+    else:
+        experiment.watchdog = _outliving(argv, [injector.pid, os.getpid()], logs["watchdog"])
+    hands = {name: process for name, process in experiment.instruments().items() if name in logs}
+    watched = [Watched(f"the {name}", process, (logs[name],)) for name, process in hands.items()]
+    wait_for("it stood", lambda: all(says(logs[name], "ready") for name in hands), watched, READY_S)
+
+
+def _injector_spec(experiment: Experiment) -> Path:
     plan, paths, place = experiment.plan, experiment.paths, experiment.at()
     spec = {
         "run_id": paths.run_id,
@@ -147,26 +171,9 @@ def start_injector(experiment: Experiment) -> None:
         "barrier_hold_s": plan["barrier_hold_s"],
         "lease_s": plan["lease_s"],
     }
-    path, log = paths.truth / "injector.json", paths.lab_logs / "injector.log"
+    path = paths.truth / "injector.json"
     path.write_text(json.dumps(spec, indent=2) + "\n")
-    experiment.injector = place.spawn(lab_argv("injection.injector", path), host=experiment.outside, log=log)
-    wait_for("it listened", lambda: says(log, "ready"), [Watched("the injector", experiment.injector, (log,))], READY_S)
-
-
-def start_watchdog(experiment: Experiment) -> None:
-    """It must outlive the injector; on the plain host it must outlive the place as well, so it is nobody's child there.
-
-    The virtual cluster takes faults and watchdog along, but not what is the machine's (control groups): for that is the guard.
-    """
-    plan, paths, place = experiment.plan, experiment.paths, experiment.at()
-    assert experiment.injector is not None
-    log = paths.lab_logs / "watchdog.log"
-    argv = lab_argv("injection.watchdog", "--journal", journal_dir(), "--run", paths.run_id, "--lease", plan["lease_s"])
-    if place.kind == "virtual-cluster":
-        experiment.watchdog = place.spawn([*argv, "--watch", str(experiment.injector.pid)], host=experiment.outside, log=log)
-        experiment.guard = _outliving(argv, [os.getpid()], paths.lab_logs / "guard.log")
-    else:
-        experiment.watchdog = _outliving(argv, [experiment.injector.pid, os.getpid()], log)
+    return path
 
 
 def _outliving(argv: list[str], watched: list[int], log: Path) -> subprocess.Popen[bytes]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,20 @@ def test_what_cannot_be_undone_stays_and_is_shown(tmp_path: Path, monkeypatch: p
         assert not victim.who.alive()
     finally:
         victim.close()
+
+
+def test_a_number_that_a_thread_has_by_now_is_nobody_to_be_ended(tmp_path: Path) -> None:
+    """A helper's pid may have been given to a thread since: its record is closed, and not stuck while that thread lives."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        undo = {"processes": [[thread.native_id, 1]]}
+        journal.write(tmp_path, replace(journal.new_record("r1", "f1", "cpu-contention", "process", 5.0), undo=undo))
+        assert [(one.outcome, one.reason) for one in sweep(tmp_path)] == [("reverted", "")]
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_what_others_wait_for_is_undone_first_and_the_latest_before_the_earlier(tmp_path: Path) -> None:
