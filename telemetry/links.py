@@ -5,11 +5,10 @@ A connection that is established, has bytes to send and acknowledges none is wha
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
+from telemetry.nametable import NameTable
 from telemetry.registry import Registered
 from telemetry.sockdiag import CONNECTING, ESTABLISHED, Connection, SocketTable
 from telemetry.sources import Reading
@@ -32,12 +31,10 @@ logger = logging.getLogger("sampler")
 
 
 class LinkSource:
-    """Reads the links that the name table ``addresses`` names, in the network of each host that has a process."""
+    """Reads the links of the name table, in the network of each host that has a process."""
 
-    def __init__(self, addresses: Path) -> None:
-        self._addresses = addresses
-        self._stamp = -1
-        self._links: dict[tuple[str, str, str], str] = {}
+    def __init__(self, names: NameTable) -> None:
+        self._names = names
         self._tables: dict[str, SocketTable | None] = {}
         self._before: dict[str, tuple[float, dict[int, Connection]]] = {}
 
@@ -62,11 +59,11 @@ class LinkSource:
 
     def read(self, mono_s: float) -> Iterable[Reading]:
         """Per link: its connections taken together; the slowest rtt, the shortest silence."""
-        self._look_up()
+        links = self._names.links()
         for host, table in self._tables.items():
             if table is None:
                 continue
-            names = {key[1:]: name for key, name in self._links.items() if key[0] == host}
+            names = {key[1:]: name for key, name in links.items() if key[0] == host}
             try:
                 found = table.connections()
             except OSError:
@@ -94,33 +91,6 @@ class LinkSource:
             values = link_values(connections, mono_s, before)
             yield host, name, LINK_METRICS[: len(values)], values
         self._before[host] = (mono_s, {one.cookie: one for group in by_link.values() for one in group})
-
-    def _look_up(self) -> None:
-        try:
-            stamp = self._addresses.stat().st_mtime_ns
-            if stamp == self._stamp:
-                return
-            self._links = links_of(json.loads(self._addresses.read_bytes()))
-            self._stamp = stamp
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            self._stamp = stamp
-            logger.warning("%s is no name table: %s", self._addresses.name, error)
-
-
-def links_of(table: dict[str, dict[str, str]]) -> dict[tuple[str, str, str], str]:
-    """(host, the dialler's address, the address dialled) -> link, from the name table. A link dialled by name goes where
-    it listens; of two links between the same addresses (rpc and event, without proxies) the first stands for both.
-    """
-    links: dict[tuple[str, str, str], str] = {}
-    for name, dialled in table["dial"].items():
-        source, _, rest = name.partition(">")
-        callee, _, purpose = rest.partition(":")
-        numeric = dialled.rpartition(":")[0].replace(".", "").isdigit()
-        target = dialled if numeric else table["listen"][callee][purpose]  # type: ignore[index]
-        links.setdefault((table["host"][source], table["bind"][source], target), name)
-    return links
 
 
 def link_values(

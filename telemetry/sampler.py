@@ -27,8 +27,10 @@ from telemetry.groups import GroupSource
 from telemetry.host import HOST_METRICS, HostProbe
 from telemetry.kernel import KernelSource
 from telemetry.links import LinkSource
+from telemetry.nametable import NameTable
 from telemetry.network import NETWORK_METRICS, NetworkProbe
 from telemetry.nfs import NfsSource
+from telemetry.ping import PingSource
 from telemetry.process import MEMORY_METRICS, PROCESS_METRICS, ProcessProbe
 from telemetry.registry import Registered, RegistryWatch
 from telemetry.sources import MACHINE, Metrics, Source
@@ -41,7 +43,8 @@ logger = logging.getLogger("sampler")
 
 
 SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
-    "links": lambda spec: LinkSource(spec.addresses),
+    "links": lambda spec: LinkSource(NameTable(spec.addresses)),
+    "ping": lambda spec: PingSource(NameTable(spec.addresses)),
     "disk": lambda spec: DiskSource(spec.folders),
     "groups": lambda _: GroupSource(),
     "nfs": lambda _: NfsSource(),
@@ -57,7 +60,8 @@ class SamplerSpec:
     """What to sample. ``out`` is the metrics table's folder; ``stop`` a file whose appearance ends the sampler (or None).
 
     Processes, hosts and their networks always; of `SOURCES` those that are named. ``addresses`` is the name table, for the
-    links; ``folders`` are those of whose disks is told, ``checkpoints`` the one whose disk is written to. ``slow_every_s`` is the beat of what is dear to look at.
+    links; ``folders`` are those of whose disks is told, ``checkpoints`` the one whose disk is written to. ``slow_every_s`` is
+    the beat of what is dear to look at.
     """
 
     registry: Path

@@ -1,23 +1,20 @@
 """TCP connections of one network namespace, as the kernel's sock_diag tells them over netlink.
 
 A netlink socket belongs for good to the namespace it was made in. So one is made in the namespace of a process of each virtual
-host, by a thread that goes there and ends; it goes on telling when that process has died.
+host (`telemetry.visit`); it goes on telling when that process has died.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+from telemetry.visit import in_network
 
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP = 4, 20, 0x301
 _DONE, _ERROR = 3, 2
-_NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _INFO = 2  # the attribute that holds struct tcp_info
 ESTABLISHED, CONNECTING = 1, 2
 #: Also those closed with data still to be sent (FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING): the kernel goes on sending.
@@ -51,7 +48,7 @@ class SocketTable:
     """Connections of the network namespace in which process ``pid`` lives. Raises OSError where it is gone or not allowed."""
 
     def __init__(self, pid: int) -> None:
-        self._socket = _socket_in(pid)
+        self._socket = in_network(pid, _netlink)
         self._socket.settimeout(1.0)
         self._buffer = bytearray(1 << 16)
         self._asked = 0
@@ -107,32 +104,6 @@ def _end(family: int, address: bytes, port: bytes) -> str:
         mapped = address.startswith(_MAPPED)
         name = socket.inet_ntop(socket.AF_INET, address[12:]) if mapped else f"[{socket.inet_ntop(family, address)}]"
     return f"{name}:{int.from_bytes(port, 'big')}"
-
-
-def _socket_in(pid: int) -> socket.socket:
-    there, here = Path(f"/proc/{pid}/ns/net"), Path("/proc/thread-self/ns/net")
-    if there.stat().st_ino == here.stat().st_ino:
-        return _netlink()
-    made: list[socket.socket | OSError] = []
-
-    def go() -> None:
-        try:
-            handle = os.open(there, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if ctypes.CDLL(None, use_errno=True).setns(handle, _NEW_NETWORK):
-                    raise OSError(ctypes.get_errno(), f"the network of process {pid} cannot be entered")
-                made.append(_netlink())
-            finally:
-                os.close(handle)
-        except OSError as error:
-            made.append(error)
-
-    visitor = threading.Thread(target=go)
-    visitor.start()
-    visitor.join()
-    if isinstance(made[0], OSError):
-        raise made[0]
-    return made[0]
 
 
 def _netlink() -> socket.socket:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from telemetry.links import LINK_METRICS, LinkSource, links_of
+from telemetry.links import LINK_METRICS, LinkSource
+from telemetry.nametable import NameTable, links_of
 from telemetry.registry import Registered
 from telemetry.sources import Reading
 
@@ -28,7 +29,7 @@ def table(bind: str, target: str, dialled: str = "") -> dict:
 
 def source_for(folder, target: str, pid: int) -> LinkSource:
     (folder / "addresses.json").write_text(json.dumps(table("127.0.0.1", target)))
-    source = LinkSource(folder / "addresses.json")
+    source = LinkSource(NameTable(folder / "addresses.json"))
     source.follow({"train0": Registered("train0", "trainers", pid, 0)})
     return source
 
@@ -112,7 +113,7 @@ def test_a_link_dialled_by_name_is_found_where_it_listens():
 def test_a_hostile_name_table_is_named_and_left_out(tmp_path, text, caplog):
     """No links are told, one sentence is, and the sampler goes on."""
     (tmp_path / "addresses.json").write_text(text)
-    source = LinkSource(tmp_path / "addresses.json")
+    source = LinkSource(NameTable(tmp_path / "addresses.json"))
     source.follow({"train0": Registered("train0", "trainers", os.getpid(), 0)})
     assert list(source.read(1.0)) == list(source.read(2.0)) == []
     assert caplog.text.count("is no name table") == 1

@@ -13,6 +13,7 @@ from telemetry.kernel import KERNEL_METRICS
 from telemetry.links import LINK_METRICS
 from telemetry.network import NETWORK_METRICS
 from telemetry.nfs import NFS_METRICS
+from telemetry.ping import PING_METRICS
 from telemetry.process import MEMORY_METRICS, PROCESS_METRICS
 from telemetry.sampler import AVAILABLE, MISSED
 from telemetry.sync import SYNC_METRICS
@@ -24,6 +25,15 @@ def test_the_page_and_the_sampler_name_the_same_metrics_and_units():
     """Each sampled metric has one row with its unit, and each row is a metric that exists."""
     sampled = PAGE.read_text().split("## Sampled")[1].split("## Told by the job")[0]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", sampled, re.M)
-    more = {*LINK_METRICS, *DISK_METRICS, *GROUP_METRICS, *GPU_METRICS, *KERNEL_METRICS, *NFS_METRICS, *SYNC_METRICS}
+    more = {
+        *LINK_METRICS,
+        *DISK_METRICS,
+        *GROUP_METRICS,
+        *GPU_METRICS,
+        *KERNEL_METRICS,
+        *NFS_METRICS,
+        *SYNC_METRICS,
+        *PING_METRICS,
+    }
     written = {*PROCESS_METRICS, *MEMORY_METRICS, *NETWORK_METRICS, *HOST_METRICS, MISSED, AVAILABLE, *more}
     assert len(rows) == len(set(rows)) and set(rows) == written
