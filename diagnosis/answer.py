@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
@@ -11,26 +10,18 @@ from storage.records import Cause, Diagnosis
 
 MAX_RANKED = 1000
 MAX_TEXT = 2000
-_CLOCK = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}")
 METER = ("calls", "files", "lines", "bytes")
+_CLOCK = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}")
 
 
 class MalformedAnswerError(ValueError):
     """The text is no answer; the message says why."""
 
 
-def parse_answer(text: str, manifest: dict[str, Any]) -> tuple[Diagnosis, dict[str, int]]:
-    """(diagnosis, meter) from the JSON text, checked against the manifest's vocabularies. Raises MalformedAnswerError."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MalformedAnswerError(f"not JSON: {str(error)[:100]}") from error
-    _require(isinstance(data, dict) and isinstance(data.get("diagnosis"), dict), "no diagnosis in it")
-    return parse_diagnosis(data["diagnosis"], manifest), _meter(data.get("meter"))
-
-
-def parse_diagnosis(data: dict[str, Any], manifest: dict[str, Any]) -> Diagnosis:
+def parse_diagnosis(data: Any, manifest: dict[str, Any]) -> Diagnosis:
     """A Diagnosis from plain JSON types. Raises MalformedAnswerError for anything outside the contract."""
+    if not isinstance(data, dict):
+        raise MalformedAnswerError("it is no object")
     _require(isinstance(data.get("fault"), bool) and isinstance(data.get("abstain", False), bool), "fault is not true or false")
     ranked = data.get("ranked")
     if not isinstance(ranked, list) or len(ranked) > MAX_RANKED:
@@ -67,12 +58,6 @@ def _confidence(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     _require(is_number and math.isfinite(value) and 0 <= value <= 1, "confidence is not between 0 and 1")
     return float(value)
-
-
-def _meter(data: Any) -> dict[str, int]:
-    good = isinstance(data, dict) and all(type(data.get(key)) is int and data[key] >= 0 for key in METER)
-    _require(good, "no meter in it")
-    return {key: data[key] for key in METER}
 
 
 def _require(holds: bool, reason: str) -> None:

@@ -1,13 +1,16 @@
-"""Run one diagnoser on one tier of one case, out of reach of the truth, and say what came of it.
+"""Run one diagnoser on one tier of one case, out of reach of case and truth, and say what came of it.
 
-The diagnoser's process gets a copy of the tier's files and its own code. Where the system allows it, it lives in its own
-mount, PID, network and IPC namespaces (and a user namespace, unless the caller is root), on a root that holds nothing else.
-Where not, it runs as a plain child with the same limits, and the result says so. A crash, a hang, or a malformed or
-oversized answer is a result as well: it counts as wrong, with the reason.
+The diagnoser's process gets its own code and two pipes to the reader's process (`diagnosis.serve`), which alone opens the
+case: what it sees is what it asked for, and all of that is metered. Where the system allows it, it lives in its own mount, PID,
+network and IPC namespaces (and a user namespace, unless the caller is root), on a root that holds nothing else. Where not, it
+runs as a plain child with the same limits, and the result says so: there it could open files beside the reader. A crash, a
+hang, or a malformed or oversized answer is a result as well: it counts as wrong, with the reason. A crash of the reader's
+process is ours: the result is unknown.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -21,41 +24,50 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diagnosis.answer import MalformedAnswerError, parse_answer
+from diagnosis.answer import MalformedAnswerError, parse_diagnosis
 from diagnosis.run import MODULES
 from storage.records import Diagnosis
 
 ROOM = Path(__file__).resolve().parent
-#: What a diagnoser may import besides the standard library, relative to the source root.
-CODE = (
-    *(f"diagnosis/{name}.py" for name in ("__init__", "run", "reader", "clues", "vocabulary", "diagnosers/__init__")),
-    *(f"storage/{name}.py" for name in ("__init__", "records")),
-)
+#: Where every Python diagnoser starts.
+ENTRY = "diagnosis/run.py"
 POLL_S = 0.005
 SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin")
+ANSWERED, FAILED, UNKNOWN = "answered", "failed", "unknown"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one diagnosis may use: wall and CPU seconds, bytes of address space and of answer, open files, processes."""
+    """What one diagnosis may use: wall and CPU seconds, bytes of address space and of complaint, open files, processes.
+
+    ``calls`` and ``served_bytes`` are its budget of evidence.
+    """
 
     wall_s: float = 30.0
     cpu_s: int = 20
     memory_bytes: int = 1 << 30
-    answer_bytes: int = 1 << 20
+    complaint_bytes: int = 1 << 20
     files: int = 64
-    processes: int = 4
+    processes: int = 32
+    calls: int = 100_000
+    served_bytes: int = 1 << 28
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of one diagnoser: a diagnosis, or the reason why there is none. ``isolation``: namespaces | process."""
+    """What came of one diagnoser: a diagnosis, or the reason why there is none. ``isolation``: namespaces | process.
+
+    ``status`` is answered, failed (its doing: counts as wrong) or unknown (ours: counts as nothing). ``calls`` are the
+    reader's notes, one JSON object a line.
+    """
 
     diagnosis: Diagnosis | None
     reason: str
     meter: dict[str, int] = field(default_factory=dict)
     wall_s: float = 0.0
     isolation: str = "process"
+    status: str = FAILED
+    calls: str = ""
 
 
 def builtin(name: str) -> Path:
@@ -66,22 +78,25 @@ def builtin(name: str) -> Path:
 
 
 def attempt(diagnoser: Path, evidence: Path, tier: str, limits: Limits | None = None) -> Attempt:
-    """Run the diagnoser in ``diagnoser`` (a Python file with a ``diagnose`` function) on a tier of the case in ``evidence``."""
+    """Run a diagnoser on a tier of the case in ``evidence``: a Python file with a ``diagnose`` function, or any program.
+
+    A program (whatever does not end in .py) is executed as it is and speaks `diagnosis.channel`'s lines.
+    """
     limits = limits or Limits()
     isolation = "namespaces" if namespaces_allowed() and _is_hidden(evidence) else "process"
     with tempfile.TemporaryDirectory(prefix="case-") as folder:
         place = Path(folder)
-        manifest = copy_tier(evidence, tier, place / "evidence")
-        _copy_code(diagnoser, place / "code")
+        at = Path("/") if isolation == "namespaces" else place
+        (place / "code").mkdir()
+        argv = _program(diagnoser, place / "code", at / "code")
         _open_to_nobody(place)
-        at = "" if isolation == "namespaces" else folder
-        command = _command(place, ["-m", "diagnosis.run", diagnoser.stem, f"{at}/evidence", tier], limits, isolation)
+        command = _command(place, argv, limits, isolation)
         begun = time.monotonic()
-        code = _run(command, place, limits.wall_s)
+        ended = _converse(command, _server(evidence, tier, limits, place / "result"), place, limits.wall_s)
         wall_s = time.monotonic() - begun
-        answer, complaint = _text(place / "answer", limits.answer_bytes + 1), _text(place / "complaint", 4000)
-    diagnosis, meter, reason = _judge(code, answer, complaint, manifest, limits)
-    return Attempt(diagnosis, reason, meter, wall_s, isolation)
+        status, diagnosis, meter, reason = _judge(ended, place, evidence, limits)
+        calls = _text(place / "result.calls.jsonl", limits.served_bytes)
+    return Attempt(diagnosis, reason, meter, wall_s, isolation, status, calls)
 
 
 @cache
@@ -89,39 +104,47 @@ def namespaces_allowed() -> bool:
     """Whether this system lets the caller build the sandbox; tried once, in full, with an empty program."""
     with tempfile.TemporaryDirectory(prefix="case-") as folder:
         place = Path(folder)
-        for name in ("code", "evidence"):
-            (place / name).mkdir()
-        command = _command(place, ["-c", ""], Limits(), "namespaces")
+        (place / "code").mkdir()
+        command = _command(place, [*_python(), "-c", ""], Limits(), "namespaces")
         try:
-            return _run(command, place, Limits().wall_s) == 0
-        except OSError:
+            return subprocess.run(command, capture_output=True, timeout=Limits().wall_s, check=False).returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
             return False
 
 
-def copy_tier(evidence: Path, tier: str, target: Path) -> dict[str, Any]:
-    """Copy the tier's files and a manifest that lists no others; returns that manifest. KeyError: no such tier."""
-    manifest: dict[str, Any] = json.loads((evidence / "manifest.json").read_text())
-    files = manifest["tiers"][tier]
-    manifest["tiers"] = {tier: files}
-    manifest["files"] = {path: manifest["files"][path] for path in files}
-    for path in files:
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(evidence / path, target / path)
-    (target / "manifest.json").write_text(json.dumps(manifest))
-    return manifest
+def _program(diagnoser: Path, code: Path, inside: Path) -> list[str]:
+    """Copy the diagnoser's code; answer how it is started from there."""
+    if diagnoser.suffix != ".py":
+        shutil.copyfile(diagnoser, code / diagnoser.name)
+        return [str(inside / diagnoser.name)]
+    for path in _needed(ROOM.parent / ENTRY, diagnoser):
+        (code / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOM.parent / path, code / path)
+    (code / "diagnosis/diagnosers").mkdir(exist_ok=True)
+    for package in ("diagnosis", "diagnosis/diagnosers", "storage"):
+        (code / package / "__init__.py").touch()
+    shutil.copyfile(diagnoser, code / "diagnosis/diagnosers" / diagnoser.name)
+    return [*_python(), "-m", "diagnosis.run", diagnoser.stem]
 
 
-def _copy_code(diagnoser: Path, target: Path) -> None:
-    for path in CODE:
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOM.parent / path, target / path)
-    shutil.copyfile(diagnoser, target / "diagnosis/diagnosers" / diagnoser.name)
+def _needed(*files: Path) -> set[str]:
+    """Our own modules that these files import, and those that they import in turn, as paths from the source root."""
+    found: set[str] = set()
+    waiting = list(files)
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop().read_bytes())):
+            module = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
+            path = f"{module.replace('.', '/')}.py"
+            if module.split(".")[0] in ("diagnosis", "storage") and path not in found and (ROOM.parent / path).is_file():
+                found.add(path)
+                waiting.append(ROOM.parent / path)
+    return found | {ENTRY}
 
 
 def _open_to_nobody(place: Path) -> None:
-    """Readable to the uid the diagnoser gets, whatever the caller's umask; the folder around it stays closed to others."""
+    """Readable, and a program, to whoever the diagnoser becomes; the folder around it stays closed to others."""
     for path in place.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        path.chmod(0o755)
 
 
 def _namespaces() -> list[str]:
@@ -135,75 +158,116 @@ def _interpreter() -> tuple[str, str]:
     return str(Path(getattr(sys, "_base_executable", sys.executable)).resolve()), sys.base_prefix
 
 
+def _python() -> list[str]:
+    return [_interpreter()[0], "-S", "-s", "-B"]
+
+
 def _is_hidden(evidence: Path) -> bool:
     """The run must not lie in a folder that the sandbox shows, else the truth would be seen through it."""
     return not any(evidence.resolve().is_relative_to(shown) for shown in (*SYSTEM, _interpreter()[1]))
 
 
-def _command(place: Path, arguments: list[str], limits: Limits, isolation: str) -> list[str]:
-    """Write the second stage's orders and answer the command that follows them: Python with ``arguments``."""
-    python, prefix = _interpreter()
+def _server(evidence: Path, tier: str, limits: Limits, result: Path) -> list[str]:
+    budget = json.dumps({"calls": limits.calls, "bytes": limits.served_bytes})
+    return [*_python(), "-m", "diagnosis.serve", str(evidence), tier, budget, str(result)]
+
+
+def _command(place: Path, argv: list[str], limits: Limits, isolation: str) -> list[str]:
+    """Write the second stage's orders and answer the command that follows them: ``argv``, in the sandbox."""
     inside = isolation == "namespaces"
     at = Path("/") if inside else place
     for name in ("root", "work"):
         (place / name).mkdir()
-    shown = {path: path for path in dict.fromkeys((*SYSTEM, prefix)) if Path(path).exists()}
+    shown = {path: path for path in dict.fromkeys((*SYSTEM, _interpreter()[1])) if Path(path).exists()}
     spec = {
         "root": str(place / "root") if inside else "",
-        "binds": {**shown, str(place / "code"): "/code", str(place / "evidence"): "/evidence"},
+        "binds": {**shown, str(place / "code"): "/code"},
         "cwd": str(at / "work"),
-        "argv": [python, "-S", "-s", "-B", *arguments],
+        "argv": argv,
         "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(at / "code"), "HOME": str(at / "work")},
         "limits": {
             "CPU": limits.cpu_s,
             "AS": limits.memory_bytes,
-            "FSIZE": limits.answer_bytes,
+            "FSIZE": limits.complaint_bytes,
             "NOFILE": limits.files,
             "NPROC": limits.processes,
         },
     }
     (place / "spec.json").write_text(json.dumps(spec))
-    return [*(_namespaces() if inside else []), python, "-S", "-s", "-B", "-E", str(ROOM / "jail.py"), str(place / "spec.json")]
+    return [*(_namespaces() if inside else []), *_python(), "-E", str(ROOM / "jail.py"), str(place / "spec.json")]
 
 
-def _run(command: list[str], place: Path, wall_s: float) -> int | None:
-    """Exit code of the command, or None when it had to be ended; answer and complaint go to files, which have size limits."""
-    with (place / "answer").open("wb") as answer, (place / "complaint").open("wb") as complaint:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=answer, stderr=complaint, env={"PATH": os.defpath}, start_new_session=True
-        )
-        ended = _await_end(process.pid, wall_s)
-        # Not reaped yet, so the group's number is still its own: whatever the diagnoser left behind ends with it.
-        os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
-    return code if ended else None
+@dataclass(frozen=True)
+class _Ended:
+    """Exit codes of diagnoser and reader; None: it had to be ended."""
+
+    diagnoser: int | None
+    reader: int | None
 
 
-def _await_end(pid: int, wall_s: float) -> bool:
-    """Whether the child ended in time; it is left unreaped."""
-    deadline = time.monotonic() + wall_s
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        if time.monotonic() > deadline:
-            return False
+def _converse(command: list[str], server: list[str], place: Path, wall_s: float) -> _Ended:
+    """Start both, each at the other's pipe, and wait until the reader has an answer, or the diagnoser or the time has ended."""
+    with (place / "complaint").open("wb") as complaint, (place / "failure").open("wb") as failure:
+        common: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+        diagnoser = subprocess.Popen(command, stderr=complaint, env={"PATH": os.defpath}, **common)
+        assert diagnoser.stdin
+        assert diagnoser.stdout
+        with diagnoser.stdin as replies, diagnoser.stdout as requests:
+            reader = subprocess.Popen(
+                server,
+                stdin=requests,
+                stdout=replies,
+                stderr=failure,
+                env={"PYTHONPATH": str(ROOM.parent)},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + wall_s
+        first = _await_any([diagnoser.pid, reader.pid], deadline)
+        if diagnoser.pid in first:
+            # Whoever it left behind would hold the pipe open.
+            os.killpg(diagnoser.pid, signal.SIGKILL)
+            first |= _await_any([reader.pid], deadline)
+        for process in (diagnoser, reader):
+            # Not reaped yet, so the group's number is still its own: whatever it left behind ends with it.
+            os.killpg(process.pid, signal.SIGKILL)
+        codes = {process.pid: process.wait() for process in (diagnoser, reader)}
+    return _Ended(*(codes[pid] if pid in first else None for pid in (diagnoser.pid, reader.pid)))
+
+
+def _await_any(pids: list[int], deadline: float) -> set[int]:
+    """Which of the children have ended, as soon as one has, or none when the time is over; they are left unreaped."""
+    while time.monotonic() <= deadline:
+        ended = {pid for pid in pids if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)}
+        if ended:
+            return ended
         time.sleep(POLL_S)
-    return True
+    return set()
 
 
 def _text(path: Path, most: int) -> str:
+    if not path.is_file():
+        return ""
     with path.open("rb") as file:
         return file.read(most).decode("utf-8", "replace")
 
 
-def _judge(
-    code: int | None, answer: str, complaint: str, manifest: dict[str, Any], limits: Limits
-) -> tuple[Diagnosis | None, dict[str, int], str]:
-    if code is None:
-        return None, {}, f"no answer within {limits.wall_s:g} s"
-    if code != 0:
-        last = complaint.strip().splitlines()[-1:] or ["no message"]
-        return None, {}, f"ended with exit code {code}: {last[0][:300]}"
+def _judge(ended: _Ended, place: Path, evidence: Path, limits: Limits) -> tuple[str, Diagnosis | None, dict[str, int], str]:
+    """(status, diagnosis, meter, reason)."""
+    if ended.reader is None:
+        return FAILED, None, {}, f"no answer within {limits.wall_s:g} s"
+    if ended.reader != 0:
+        return UNKNOWN, None, {}, f"the reader ended with exit code {ended.reader}: {_last_line(place / 'failure')}"
+    told = json.loads((place / "result").read_bytes())
+    meter = told["meter"]
+    if told["answer"] is None:
+        code = "" if ended.diagnoser is None else f": ended with exit code {ended.diagnoser}: {_last_line(place / 'complaint')}"
+        return FAILED, None, meter, f"no answer{code}"
+    manifest = json.loads((evidence / "manifest.json").read_text())
     try:
-        diagnosis, meter = parse_answer(answer, manifest)
+        return ANSWERED, parse_diagnosis(told["answer"], manifest), meter, ""
     except MalformedAnswerError as error:
-        return None, {}, f"malformed answer: {error}"
-    return diagnosis, meter, ""
+        return FAILED, None, meter, f"malformed answer: {error}"
+
+
+def _last_line(path: Path) -> str:
+    return (_text(path, 4000).strip().splitlines()[-1:] or ["no message"])[0][:300]

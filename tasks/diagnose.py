@@ -50,6 +50,7 @@ def _answer(paths: RunPaths, name: str, tier: str, came: Attempt, code_sha256: s
         "diagnoser": name,
         "tier": tier,
         "diagnosis": to_dict(came.diagnosis) if came.diagnosis else None,
+        "status": came.status,
         "reason": came.reason,
         "meter": came.meter,
         "isolation": came.isolation,

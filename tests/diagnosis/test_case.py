@@ -13,17 +13,8 @@ from diagnosis.reader import EvidenceReader
 from diagnosis.sanitise import FORBIDDEN
 from diagnosis.topology import read_topology
 from storage.layout import RunPaths
+from tests.synthetic_case import row
 from tests.synthetic_job import CANARY, ROLES, make_run
-
-#: 2026-10-10 12:00:00 UTC, the first second of the synthetic run.
-BEGUN_S = 1_791_633_600.0
-
-
-def row(component: str, metric: str, at_s: float, value: float | None, step: int = -1, stage: str = "") -> dict[str, object]:
-    """A row of the metrics table."""
-    told = {"metric": metric, "unit": "x", "step": step, "stage": stage}
-    return {"wall_s": BEGUN_S + at_s, "mono_s": at_s, "host": "trainers", "component": component, "value": value, **told}
-
 
 ROWS = [
     *(row(name, "cpu_ratio", tick / 2, float(index + tick % 2)) for index, name in enumerate(ROLES) for tick in range(50)),

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import sys
@@ -8,6 +9,7 @@ import pytest
 from diagnosis import sandbox
 from diagnosis.sandbox import Limits, attempt, builtin, namespaces_allowed
 from storage.layout import RunPaths
+from storage.truth import load_names
 from tasks.seal import seal_run
 from tests.synthetic_job import make_run
 
@@ -44,23 +46,24 @@ def reason_of(run: RunPaths, body: str, **limits: float) -> str:
 
 
 def test_truth_is_out_of_reach(run: RunPaths) -> None:
-    """By absolute path, by walking up, by searching the whole file system: the label is not there."""
+    """By absolute path, by walking up, by searching the whole file system: neither label nor evidence is there as a file."""
     assert namespaces_allowed(), "this system refuses the namespaces that hold the sandbox; the isolation is not in force"
     body = f"""
 paths = ({str(run.label)!r}, "../truth/label.json", "../../truth", "/proc/1/root", "/proc/self/mountinfo")
 seen = [path for path in paths if os.path.exists(path)]
 for top, folders, files in os.walk("/", onerror=None):
     folders[:] = [f for f in folders if (top, f) != ("/", "usr")]
-    seen += [os.path.join(top, f) for f in files if f in ("label.json", "salt", "plan.json") or top.startswith("/work")]
-return said((seen, sorted(os.listdir("/evidence"))))"""
-    assert reason_of(run, body) == "([], ['manifest.json', 't0'])"
+    seen += [os.path.join(top, f) for f in files if f in NAMES or f.endswith((".log", ".jsonl"))]
+return said((seen, sorted(os.listdir("/"))))""".replace("NAMES", "('label.json', 'salt', 'plan.json', 'manifest.json')")
+    seen = reason_of(run, body)
+    assert seen.startswith("([], [") and "evidence" not in seen
 
 
 def test_nothing_can_be_changed(run: RunPaths) -> None:
-    """Evidence, code and interpreter are read-only, the root is not ours, and no capability is left."""
+    """Code and interpreter are read-only, the root is not ours, and no capability is left."""
     body = """
 done = []
-for path in ("/evidence/manifest.json", "/evidence/new", "/code/new", "/usr/new", "/new"):
+for path in ("/code/diagnosis/reader.py", "/code/new", "/usr/new", "/new"):
     try:
         open(path, "a").close(); done.append(path)
     except OSError: pass
@@ -121,14 +124,18 @@ def _bytes(path: Path) -> bytes:
     [
         ("time.sleep(60)", "no answer within 1 s"),
         ("while True: pass", "no answer within 1 s"),
-        ("raise RuntimeError('oops')", "ended with exit code 1: RuntimeError: oops"),
-        ("os._exit(125)", "ended with exit code 125: no message"),
-        ("os.write(1, b'garbage'); os._exit(0)", "malformed answer: not JSON"),
-        ("os.write(1, b'x'); return said(1)", "malformed answer: not JSON"),
-        ("return None", "ended with exit code 1: TypeError"),
-        ("return said('x' * 10_000_000)", "ended with exit code"),
-        ("return bytearray(4 << 30)", "ended with exit code 1: MemoryError"),
-        ("reader.read('t1/../../truth/label.json')", "ended with exit code 1: diagnosis.reader.OutsideTierError"),
+        ("reader.grep('(.*.*.*.*)+!', reader.logs()[0])", "no answer within 1 s"),
+        ("raise RuntimeError('oops')", "no answer: ended with exit code 1: RuntimeError: oops"),
+        ("os._exit(125)", "no answer: ended with exit code 125: no message"),
+        ("os.write(1, b'garbage'); os._exit(0)", "no answer: ended with exit code 0"),
+        ("os.write(1, b'x'); return said(1)", "no answer: ended with exit code 1: ValueError"),
+        ("while True: os.write(1, b'{}\\n')", "no answer within 1 s"),
+        ('os.close(0); [reader._requests.write(\'{"call": "list_files"}\\n\') for _ in range(9999)]', "no answer within 1 s"),
+        ("reader._ask('submit', answer=[1]); time.sleep(9)", "malformed answer: it is no object"),
+        ("return None", "no answer: ended with exit code 1: TypeError"),
+        ("return said('x' * 10_000_000)", "no answer: ended with exit code"),
+        ("return bytearray(4 << 30)", "no answer: ended with exit code 1: MemoryError"),
+        ("reader.read('t1/../../truth/label.json')", "no answer: ended with exit code 1: diagnosis.reader.OutsideTierError"),
         ("return Diagnosis(fault=True, ranked=())", "malformed answer: causes belong to a fault that is claimed"),
     ],
 )
@@ -137,6 +144,51 @@ def test_bad_diagnosers_end_as_a_reason(run: RunPaths, body: str, reason: str) -
     came = attempt(hostile(run.root, body), run.evidence, "T0", Limits(wall_s=1.0 if "within" in reason else 30.0))
     assert came.diagnosis is None
     assert came.reason.startswith(reason)
+
+
+SHELL = """#!/bin/bash
+# A diagnoser in another language: whoever logged the first error of the controller's log is to blame.
+echo '{"call": "case"}'; read -r case
+echo '{"call": "list_files"}'; read -r files
+[[ $files =~ t0/[-a-z0-9]+\\.log ]] && log=${BASH_REMATCH[0]}
+echo "{\\"call\\": \\"grep\\", \\"pattern\\": \\" ERROR \\", \\"path\\": \\"$log\\"}"; read -r hits
+[[ $hits =~ http://(w-[0-9a-f]+) ]] && who=${BASH_REMATCH[1]}
+cause="{\\"component\\": \\"$who\\", \\"stage\\": \\"weights_update\\", \\"kind\\": \\"process-kill\\"}"
+echo "{\\"call\\": \\"submit\\", \\"answer\\": {\\"fault\\": true, \\"ranked\\": [$cause]}}"
+"""
+
+
+def test_any_program_may_play(run: RunPaths) -> None:
+    """A shell script that speaks the lines reads, answers and is metered as a Python diagnoser is; its calls are noted."""
+    script = run.root / "by-hand"
+    script.write_text(SHELL)
+    script.chmod(0o755)
+    came = attempt(script, run.evidence, "T0")
+    assert (came.status, came.reason) == ("answered", "")
+    assert came.diagnosis and came.diagnosis.ranked[0].component == load_names(run)["rollout1"]
+    assert came.meter["files"] == 1 and came.meter["lines"] == 2
+    assert [json.loads(line)["call"] for line in came.calls.splitlines()] == ["case", "list_files", "grep", "submit"]
+
+
+def test_what_the_reader_breaks_is_nobodys_score(run: RunPaths) -> None:
+    """A case whose manifest cannot be read is our failure: the attempt is unknown, and no diagnosis counts."""
+    broken = run.root / "broken"
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{")
+    came = attempt(builtin("random"), broken, "T0")
+    assert (came.status, came.diagnosis) == ("unknown", None)
+    assert came.reason.startswith("the reader ended with exit code 1: json.decoder.JSONDecodeError")
+
+
+def test_the_budget_of_evidence_is_a_ceiling(run: RunPaths) -> None:
+    """Past the calls that a diagnosis may make nothing is served any more, and the answer is still taken."""
+    body = """
+served = 0
+try:
+    while True:
+        reader.tail(reader.logs()[0], 1); served += 1
+except ValueError as error: return said((served, str(error)))"""
+    assert reason_of(run, body, calls=10) == "(5, 'Refused: the budget is spent; only submit is answered')"
 
 
 def test_printing_does_not_spoil_the_answer(run: RunPaths) -> None:
@@ -195,7 +247,7 @@ def test_an_ordinary_user_is_isolated_too(run: RunPaths, ordinary_user, scratch:
     (home / "run" / "truth" / "label.json").write_text("secret")
     body = f"""
 seen = os.path.exists({str(home / "run/truth/label.json")!r})
-writable = [path for path in ("/", "/usr", "/code", "/evidence", "/work") if os.access(path, os.W_OK)]
+writable = [path for path in ("/", "/usr", "/code", "/work") if os.access(path, os.W_OK)]
 return said((seen, [n for _, n in socket.if_nameindex()], writable))"""
     process = ordinary_user([sys.executable, "-c", PROGRAM, str(hostile(home, body)), str(home / "run" / "evidence")])
     out, err = process.communicate(timeout=120)
