@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from storage.reader import read_table
 from storage.schemas import METRICS
 from telemetry.process import TICKS_PER_S, split_stat
-from telemetry.sampler import SOURCES, Sampler, SamplerSpec
+from telemetry.sampler import Sampler
+from telemetry.spec import SOURCES, SamplerSpec
 
 PROCESSES = 48
 

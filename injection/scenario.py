@@ -183,7 +183,8 @@ class Scenario(Strict):
     """Workload, postures, faults and what is expected of them.
 
     `postures` describes sets of single mitigations by name. An arm is `control` (no fault, in the posture `posture`), a
-    posture, or `<posture>-control`.
+    posture, or `<posture>-control`. `sources` (what is looked at besides processes and hosts) and `sample_hz` are the
+    profile's where they are absent.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,60}$")]
@@ -197,6 +198,8 @@ class Scenario(Strict):
     faults: Annotated[tuple[FaultSpec, ...], AfterValidator(_unique_faults)]
     expected: Expected | None = None
     disk_mib: Annotated[int, Field(ge=16, le=4096)] = 64
+    sources: tuple[str, ...] | None = None
+    sample_hz: Annotated[float, Field(ge=1, le=20)] | None = None
 
     @property
     def own_disk_mib(self) -> int:
@@ -267,11 +270,12 @@ def load_scenario(
     timeout_names: Collection[str] = (),
     check_posture: Callable[[dict[str, Any]], object] = dict,
     workload: str | None = None,
+    sources: Collection[str] = (),
 ) -> Scenario:
     """Read and check a scenario. Raises ScenarioError with one line a problem.
 
-    `job_keys`, `timeout_names` and `check_posture` (raises ValueError) are the job's own vocabularies, for its configuration
-    lives in another room; without them these are unchecked. `workload` takes the place of the scenario's own; what the
+    `job_keys`, `timeout_names`, `check_posture` (raises ValueError) and `sources` are the vocabularies of other rooms; without
+    them these are unchecked. `workload` takes the place of the scenario's own; what the
     scenario claims of its arms it does not claim of another workload.
     """
     data, lines = read_yaml(path)
@@ -284,11 +288,14 @@ def load_scenario(
         scenario = TypeAdapter(Scenario).validate_python(data)
     except ValidationError as error:
         raise ScenarioError("\n".join(_sentence(path, lines, dict(item)) for item in error.errors())) from error
-    for key in scenario.job:
-        if job_keys and key not in job_keys:
-            raise ScenarioError(
-                f"{path}:{line_of(('job', key), lines)}: job.{key}: unknown key; allowed: {', '.join(sorted(job_keys))}"
-            )
+    for name in scenario.job:
+        if job_keys and name not in job_keys:
+            where = f"{path}:{line_of(('job', name), lines)}: job.{name}"
+            raise ScenarioError(f"{where}: unknown key; allowed: {', '.join(sorted(job_keys))}")
+    for index, name in enumerate(scenario.sources or ()):
+        if sources and name not in sources:
+            where = f"{path}:{line_of(('sources', index), lines)}: sources.{index}"
+            raise ScenarioError(f"{where}: {name!r} is not allowed; allowed: {', '.join(sources)}")
     for name, switches in scenario.postures.items():
         try:
             check_posture(switches)

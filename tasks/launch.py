@@ -23,8 +23,6 @@ from tasks.plan import Plan, save_plan
 from tasks.waiting import Watched, says, wait_for
 
 READY_S = 60.0
-SAMPLER_HZ = 4.0
-SAMPLER_SOURCES = ("links", "disk", "groups", "gpu", "kernel")
 
 
 @dataclass
@@ -189,10 +187,11 @@ def _start_sampler(experiment: Experiment) -> None:
     spec = {
         "registry": str(paths.registry),
         "out": str(paths.table("metrics")),
-        "hz": SAMPLER_HZ,
-        "sources": SAMPLER_SOURCES,
+        "hz": experiment.plan["sample_hz"],
+        "sources": experiment.plan["sources"],
         "addresses": str(paths.addresses),
         "folders": [str(paths.job), str(paths.recover)],
+        "checkpoints": str(paths.recover),
     }
     path = paths.truth / "sampler.json"
     path.write_text(json.dumps(spec) + "\n")

@@ -20,6 +20,7 @@ from storage.canonical import canonical_bytes
 from storage.layout import RunPaths
 from storage.records import SCHEMA_VERSION
 from tasks.profiles import profile
+from telemetry.spec import SOURCES
 
 SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 
@@ -66,7 +67,7 @@ def load_scenario(name: str | Path, workload: str | None = None) -> Scenario:
     With another `workload` than its own it is refused where it uses a stage or a worker that this one does not have.
     """
     job_keys, timeouts = ([field.name for field in fields(kind)] for kind in (JobConfig, Timeouts))
-    return read_scenario(scenario_path(str(name)), job_keys, timeouts, posture_switches, workload)
+    return read_scenario(scenario_path(str(name)), job_keys, timeouts, posture_switches, workload, SOURCES)
 
 
 def posture_switches(told: dict[str, Any]) -> dict[str, Any]:
@@ -86,8 +87,8 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
     """Fix everything that is still open. Arms of one scenario and seed differ in the faults' kinds and the posture alone."""
     if arm not in scenario.arms:
         raise ValueError(f"scenario {scenario.name!r} has no arm {arm!r}; it has: {', '.join(scenario.arms)}")
-    posture = scenario.posture_of(arm)
-    job = job_config({**profile(profile_name).job, **job_of(scenario, posture), "seed": seed})
+    posture, size = scenario.posture_of(arm), profile(profile_name)
+    job = job_config({**size.job, **job_of(scenario, posture), "seed": seed})
     where = place or best_place()
     faults = resolve(
         scenario,
@@ -109,9 +110,11 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
         "barrier_hold_s": BARRIER_HOLD_S,
         "lease_s": LEASE_S,
         "observe_timeout_s": observe_timeout_s(job),
-        "warmup_steps": profile(profile_name).warmup_steps,
+        "warmup_steps": size.warmup_steps,
         "disk_mib": scenario.own_disk_mib,
         "names": scenario.by_name,
+        "sources": list(size.sources if scenario.sources is None else scenario.sources),
+        "sample_hz": scenario.sample_hz or size.sample_hz,
         "faults": faults,
         "expected": resolve_expected(scenario, faults, arm),
     }

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+#: What is looked at besides processes and hosts, unless a scenario says otherwise. Not: pings, which are packets of our own.
+SOURCES = ("links", "disk", "groups", "nfs", "sync", "gpu", "kernel")
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -17,6 +20,8 @@ class Profile:
     repeats: int
     scenarios: tuple[str, ...]
     meaning: str
+    sources: tuple[str, ...] = SOURCES
+    sample_hz: float = 4.0
 
 
 #: The five of the experiment plan, each in all its arms.

@@ -7,79 +7,27 @@ cannot be written.
 
 from __future__ import annotations
 
-import json
 import logging
 import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from storage.schemas import METRICS
 from storage.writer import TableWriteError, TableWriter
-from telemetry.disk import DiskSource
-from telemetry.gpu import GpuSource
-from telemetry.groups import GroupSource
 from telemetry.host import HOST_METRICS, HostProbe
-from telemetry.kernel import KernelSource
-from telemetry.links import LinkSource
-from telemetry.nametable import NameTable
 from telemetry.network import NETWORK_METRICS, NetworkProbe
-from telemetry.nfs import NfsSource
-from telemetry.ping import PingSource
 from telemetry.process import MEMORY_METRICS, PROCESS_METRICS, ProcessProbe
 from telemetry.registry import Registered, RegistryWatch
-from telemetry.sources import MACHINE, Metrics, Source
-from telemetry.sync import SyncSource
+from telemetry.sources import MACHINE, Metrics
+from telemetry.spec import SOURCES, SamplerSpec, load_spec
 
 MISSED = ("sampler_missed_ticks", "count")
 AVAILABLE = ("source_available", "flag")
 
 logger = logging.getLogger("sampler")
-
-
-SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
-    "links": lambda spec: LinkSource(NameTable(spec.addresses)),
-    "ping": lambda spec: PingSource(NameTable(spec.addresses)),
-    "disk": lambda spec: DiskSource(spec.folders),
-    "groups": lambda _: GroupSource(),
-    "nfs": lambda _: NfsSource(),
-    "sync": lambda spec: SyncSource(spec.checkpoints, spec.slow_every_s),
-    "gpu": lambda _: GpuSource(),
-    "kernel": lambda _: KernelSource(),
-}
-"""What can be looked at besides processes and hosts. Of what this machine does not have, that alone is told."""
-
-
-@dataclass(frozen=True)
-class SamplerSpec:
-    """What to sample. ``out`` is the metrics table's folder; ``stop`` a file whose appearance ends the sampler (or None).
-
-    Processes, hosts and their networks always; of `SOURCES` those that are named. ``addresses`` is the name table, for the
-    links; ``folders`` are those of whose disks is told, ``checkpoints`` the one whose disk is written to. ``slow_every_s`` is
-    the beat of what is dear to look at.
-    """
-
-    registry: Path
-    out: Path
-    hz: float = 2.0
-    slow_every_s: float = 10.0
-    stop: Path | None = None
-    sources: tuple[str, ...] = ()
-    addresses: Path = Path("addresses.json")
-    folders: tuple[Path, ...] = ()
-    checkpoints: Path | None = None
-
-    def __post_init__(self) -> None:
-        strange = sorted(set(self.sources) - set(SOURCES))
-        if strange:
-            raise ValueError(f"no source {', '.join(strange)}; there are: {', '.join(SOURCES)}")
-        if not 0.01 <= self.hz <= 100:
-            raise ValueError(f"hz is {self.hz}; allowed: 0.01 to 100")
 
 
 class Rows:
@@ -239,17 +187,6 @@ def run(spec: SamplerSpec, stop: threading.Event) -> None:
             writer.append(sampler.sample(time.time(), time.monotonic()).columns())
             due += period_s
     sampler.close()
-
-
-def load_spec(path: Path) -> SamplerSpec:
-    """Read the fields of `SamplerSpec` as a JSON object. Raises ValueError or TypeError naming what is wrong."""
-    fields: dict[str, Any] = json.loads(path.read_text())
-    for name in ("registry", "out", "stop", "addresses", "checkpoints"):
-        if fields.get(name):
-            fields[name] = Path(fields[name])
-    fields["folders"] = tuple(Path(folder) for folder in fields.get("folders", ()))
-    fields["sources"] = tuple(fields.get("sources", ()))
-    return SamplerSpec(**fields)
 
 
 def main(argv: list[str]) -> int:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from injection.marks import ScenarioError
 from rlhf.config import HARDENED, Posture
 from tasks.plan import SCENARIOS, Cell, load_scenario, make_plan, matrix_cells, plan_cell, plan_hash
-from tasks.profiles import PROFILES
+from tasks.profiles import PROFILES, SOURCES
+from telemetry.spec import SOURCES as ALL_SOURCES
 
 SHIPPED = sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
 WITH_BOTH = [name for name in SHIPPED if {"control", "legacy"} <= set(load_scenario(name).arms)]
@@ -103,6 +104,26 @@ def test_a_scenario_s_mistakes_are_told_with_key_file_and_line(tmp_path: Path) -
     wrong.write_text(text.replace("posture: legacy", "posture: legacy\njob: {setps: 3}"))
     with pytest.raises(ScenarioError, match=r"wrong\.yaml:\d+: job\.setps: unknown key; allowed: .*steps"):
         load_scenario(str(wrong))
+
+
+def test_a_scenario_chooses_what_is_sampled_and_how_often(tmp_path: Path) -> None:
+    """Its own sources and rate are in the plan of every arm, else the profile's; what is unknown is refused by line."""
+    shipped = (SCENARIOS / "weight-sync-link.yaml").read_text()
+    path = tmp_path / "s.yaml"
+    path.write_text(shipped + "sources: [links, ping]\nsample_hz: 10\n")
+    plans = [make_plan(load_scenario(path), arm, 1) for arm in ("control", "legacy")]
+    assert [(plan["sources"], plan["sample_hz"]) for plan in plans] == [(["links", "ping"], 10.0)] * 2
+    usual = make_plan(load_scenario("weight-sync-link"), "control", 1)
+    assert (usual["sources"], usual["sample_hz"]) == (list(SOURCES), 4.0) and set(SOURCES) < set(ALL_SOURCES)
+    path.write_text(shipped + "sources: []\n")
+    assert make_plan(load_scenario(path), "control", 1)["sources"] == []
+    for told, sentence in (
+        ("sources: [links, weather]", r"s\.yaml:\d+: sources\.1: 'weather' is not allowed; allowed: links, ping, .*gpu"),
+        ("sample_hz: 40", r"s\.yaml:\d+: sample_hz: input should be less than or equal to 20"),
+    ):
+        path.write_text(shipped + told + "\n")
+        with pytest.raises(ScenarioError, match=sentence):
+            load_scenario(path)
 
 
 def test_a_posture_is_what_its_arm_says(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from storage.reader import read_table
 from storage.schemas import METRICS
 from telemetry.registry import RegistryWatch
-from telemetry.sampler import MACHINE, SOURCES, Sampler, SamplerSpec, load_spec
+from telemetry.sampler import MACHINE, Sampler
+from telemetry.spec import SOURCES, SamplerSpec, load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 
