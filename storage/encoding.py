@@ -2,7 +2,8 @@
 
 What is done to make them small was chosen by measurement (``bench/storage.py``, figures in docs/storage.md): times and values
 as byte streams apart, so that what neighbours share lies together; line numbers and offsets as differences; everything else
-by dictionary; zstd over all of it; no statistics and no Arrow schema in the footer, which would outweigh a small one's rows.
+by dictionary; zstd over all of it (LZ4, in half the time, while it waits to be merged); no statistics and no Arrow schema in
+the footer, which would outweigh a small one's rows.
 
 Clocks of `metrics` are kept to 1/1024 s and values that are not whole to 24 significant bits, which is more than any source
 of theirs can tell; the noise below it would be most of a stored sample.
@@ -42,11 +43,12 @@ class SegmentError(ValueError):
 
 
 class Effort(Enum):
-    """zstd level: of a running writer, whose time is the job's; of a writer that ends; of what is kept for long."""
+    """Compression: of a running writer, whose time is the job's, for seconds and until it ends; at its end; of what is kept."""
 
-    LIVE = 1
-    CLOSED = 9
-    KEPT = 19
+    LIVE = ("lz4", None)
+    MERGED = ("zstd", 1)
+    CLOSED = ("zstd", 9)
+    KEPT = ("zstd", 19)
 
 
 #: Texts that differ from row to row; all others repeat, and are held by dictionary.
@@ -65,14 +67,13 @@ def encode(rows: pa.Table, effort: Effort = Effort.LIVE) -> memoryview:
     """The bytes of a segment. ``rows.schema`` carries table, version and units."""
     table = table_of(rows.schema)
     rows = rows.unify_dictionaries().combine_chunks()
-    if effort is not Effort.LIVE:
+    if effort in (Effort.CLOSED, Effort.KEPT):
         rows = in_series(rows, table)
     if table == "metrics":
         rows = rounded(rows)
+    codec, level = effort.value
     buffer = io.BytesIO()
-    with pq.ParquetWriter(
-        buffer, rows.schema, compression="zstd", compression_level=effort.value, **_layout(rows.schema)
-    ) as file:
+    with pq.ParquetWriter(buffer, rows.schema, compression=codec, compression_level=level, **_layout(rows.schema)) as file:
         file.write_table(rows, _GROUP_ROWS)
         file.add_key_value_metadata(_told(rows.schema))
     return buffer.getbuffer()
@@ -193,6 +194,7 @@ def _layout(schema: pa.Schema) -> dict[str, Any]:
         "column_encoding": apart or None,
         "write_statistics": False,
         "store_schema": False,
+        "max_rows_per_page": _GROUP_ROWS,  # what repeats is found within a page alone, and every series has the same times
     }
 
 

@@ -14,20 +14,22 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from storage.encoding import Effort, SegmentError, in_memory
+from storage.encoding import Effort, in_memory
 from storage.folders import Folder, open_folder
-from storage.merging import merge, write_rows
+from storage.merging import write_rows
 from storage.segments import Segment, segment_of
 
 #: How many segments of one generation become one of the next.
 _FAN_IN = 8
-#: A segment of this many rows is large enough: its footer weighs nothing, and merging it would cost more than it spares.
+#: A segment of this many rows is large enough: its footer weighs nothing, and merging it would cost more than it spares. Rows
+#: of smaller ones stay in memory (50 bytes each) until they are merged: reading them back would cost more than writing them.
 _ENOUGH_ROWS = 100_000
 #: How long what was merged stays where it is: a reader that has listed it may still open it.
 _REPLACED_STAY_S = 10.0
@@ -35,6 +37,14 @@ _REPLACED_STAY_S = 10.0
 
 class TableWriteError(OSError):
     """Rows could not be stored. They are kept in memory and tried again; segments written earlier are untouched."""
+
+
+@dataclass(frozen=True)
+class _Small:
+    """A segment that will be merged, and what is in it."""
+
+    segment: Segment
+    rows: pa.Table
 
 
 class TableWriter:
@@ -62,7 +72,7 @@ class TableWriter:
         self._before: Before = {}
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
-        self._written: list[tuple[Segment, int]] = []
+        self._small: list[_Small] = []
         self._replaced: deque[tuple[float, Segment]] = deque()
         self._failure: TableWriteError | None = None
         self._lock = threading.Lock()
@@ -96,7 +106,7 @@ class TableWriter:
         """Make everything appended so far visible. Raises TableWriteError."""
         with self._writing:
             self._write(Effort.LIVE)
-            while self._alike(recent := self._written[-_FAN_IN:]) and self._join(recent, Effort.LIVE):
+            while (recent := self._ripe()) and self._join(recent, Effort.MERGED):
                 pass
             self._remove_replaced(time.monotonic() - _REPLACED_STAY_S)
 
@@ -105,10 +115,9 @@ class TableWriter:
         self._stop.set()
         self._thread.join()
         with self._writing:
-            self._write(Effort.LIVE if self._written or self._rows >= _ENOUGH_ROWS else Effort.CLOSED)
-            newest = self._newest()
-            if len(newest) > 1:
-                self._join(newest, Effort.CLOSED)
+            self._write(Effort.LIVE if self._small or self._rows >= _ENOUGH_ROWS else Effort.CLOSED)
+            if len(self._small) > 1:
+                self._join(self._small, Effort.CLOSED)
             self._remove_replaced(time.monotonic())
 
     def __enter__(self) -> TableWriter:
@@ -131,27 +140,37 @@ class TableWriter:
                 self._batches, self._rows = batches + self._batches, self._rows + rows.num_rows
             raise _explain(error, self.folder.name, rows.num_rows) from error
         self._next += 1
-        self._written.append((segment, rows.num_rows))
+        self._keep(_Small(segment, rows))
 
-    def _alike(self, recent: list[tuple[Segment, int]]) -> bool:
-        enough = len(recent) == _FAN_IN and sum(rows for _, rows in recent) <= _ENOUGH_ROWS
-        return enough and len({segment.generation for segment, _ in recent}) == 1
+    def _keep(self, made: _Small) -> None:
+        """One that is large enough stands as it is, and nothing before it will be merged with what follows."""
+        self._small = [*self._small, made] if made.rows.num_rows < _ENOUGH_ROWS else []
 
-    def _newest(self) -> list[tuple[Segment, int]]:
-        """The newest segments, as many as are worth merging."""
-        totals = accumulate(rows for _, rows in reversed(self._written))
-        count = sum(1 for total in totals if total <= _ENOUGH_ROWS)
-        return self._written[len(self._written) - count :]
+    def _ripe(self) -> list[_Small]:
+        """The newest ones of one generation, once they are as many as are merged, or together large enough; else none."""
+        if not self._small:
+            return []
+        generation = self._small[-1].segment.generation
+        count = len(list(takewhile(lambda one: one.segment.generation == generation, reversed(self._small))))
+        alike = self._small[-count:]
+        enough = len(alike) >= _FAN_IN or sum(one.rows.num_rows for one in alike) >= _ENOUGH_ROWS
+        return alike if enough and len(alike) > 1 else []
 
-    def _join(self, recent: list[tuple[Segment, int]], effort: Effort) -> bool:
+    def _join(self, recent: list[_Small], effort: Effort) -> bool:
         """One segment in place of the newest ones. Where that fails (no room) they stay as they are: nothing is lost by it."""
+        segments = [one.segment for one in recent]
+        numbers = range(segments[0].first, segments[-1].last + 1)
+        generation = 1 + max(segment.generation for segment in segments)
+        rows = pa.concat_tables([one.rows for one in recent])
         try:
-            made = merge(self.folder, [segment for segment, _ in recent], self.schema, effort)
-        except (OSError, SegmentError):
-            self._written.clear()
+            made = write_rows(self.folder, rows, self._writer, numbers, generation, effort)
+        except OSError:
+            self._small = []
             return False
-        self._replaced += [(time.monotonic(), segment) for segment, _ in recent]
-        self._written[-len(recent) :] = [(made, sum(rows for _, rows in recent))]
+        now = time.monotonic()
+        self._replaced += [(now, segment) for segment in segments]
+        self._small = self._small[: -len(recent)]
+        self._keep(_Small(made, rows))
         return True
 
     def _remove_replaced(self, until: float) -> None:

@@ -21,10 +21,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.encoding import Effort, SegmentError
+from storage.encoding import Effort, SegmentError, facts
 from storage.folders import LocalFolder
 from storage.merging import compact_table, write_rows
-from storage.reader import read_segment, read_table
+from storage.reader import each_segment, read_segment, read_table
 from storage.schemas import METRICS, TABLES
 from storage.writer import TableWriteError, TableWriter, _explain, next_number, remove_segments
 
@@ -114,6 +114,21 @@ def test_many_flushes_are_few_segments(tmp_path, monkeypatch):
             assert len(list(tmp_path.iterdir())) <= 7 * 3
             assert read_table(tmp_path, METRICS)[0].num_rows == turn + 1
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_large_flushes_become_few_segments_too(tmp_path):
+    """Flushes of which eight are more than a segment needs to hold are merged as the writer goes, and no row is lost."""
+    flushes, rows = 24, 13_000
+    with TableWriter(tmp_path / "metrics", METRICS, flush_s=3600) as writer:
+        for number in range(flushes):
+            writer.append({"value": pa.array([float(number)] * rows)})
+            writer.flush()
+            counting, problems = each_segment(tmp_path / "metrics", lambda _, data: facts(data, METRICS)[1])
+            assert problems == [] and sum(counting) == (number + 1) * rows
+            small = [held for held in counting if held < 100_000]
+            assert len(small) < 16
+    table, _ = read_table(tmp_path / "metrics", METRICS)
+    assert sorted(set(table["value"].to_pylist())) == [float(number) for number in range(flushes)]
 
 
 def test_a_kill_amid_a_merge_counts_no_row_twice(tmp_path):
