@@ -19,6 +19,7 @@ from flows.commands.judge import compare, diagnose, score
 from flows.commands.kept import export_command, gc, import_command, indicators, query
 from flows.commands.logs import logs
 from flows.commands.matrix import matrix
+from flows.commands.metrics import metrics
 from flows.commands.proxy import proxy
 from flows.commands.runs import list_command, ps
 from flows.commands.show import show
@@ -45,7 +46,7 @@ def cli() -> None:
 
 VERBS = (
     *(matrix, run, rerun, stop, list_command, show, logs, ps, query, indicators, compare, diagnose, score),
-    *(up, down, env, wait, doctor, recover, proxy, gc, export_command, import_command),
+    *(up, down, env, wait, doctor, recover, proxy, metrics, gc, export_command, import_command),
 )
 for verb in VERBS:
     cli.add_command(verb)

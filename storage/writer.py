@@ -132,6 +132,8 @@ class TableWriter:
         rows = pa.Table.from_batches(batches, in_memory(self.schema))
         if not rows.num_rows:
             return
+        if effort is Effort.LIVE and rows.num_rows >= _ENOUGH_ROWS:
+            effort = Effort.MERGED  # it will not be
         try:
             numbers = range(self._next, self._next + 1)
             segment = write_rows(self.folder, rows, self._writer, numbers, generation=0, effort=effort)

@@ -72,12 +72,17 @@ class Sight:
         return self.state != RunState.RUNNING
 
 
+def under_way() -> list[str]:
+    """The runs of this home that go on now, the one that began first first."""
+    return [row.run_id for row in list_runs(state=RunState.RUNNING.value) if carried(run_paths(row.run_id))]
+
+
 def running_run() -> str:
     """The run of this home that began last of those under way. ValueError when none is."""
-    under_way = [row.run_id for row in list_runs(state=RunState.RUNNING.value) if carried(run_paths(row.run_id))]
-    if not under_way:
+    found = under_way()
+    if not found:
         raise ValueError("no run is under way; name one, or start one: faultline run worker-kill")
-    return under_way[-1]
+    return found[-1]
 
 
 def carried(paths: RunPaths) -> bool:
