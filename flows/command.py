@@ -15,7 +15,7 @@ import click
 
 from flows.commands.doctor import doctor
 from flows.commands.experiment import recover, rerun, run, stop
-from flows.commands.judge import compare, diagnose, score
+from flows.commands.judge import compare, diagnose, reveal, score, verify_seal
 from flows.commands.kept import export_command, gc, import_command, indicators, query
 from flows.commands.logs import logs
 from flows.commands.matrix import matrix
@@ -45,7 +45,7 @@ def cli() -> None:
 
 
 VERBS = (
-    *(matrix, run, rerun, stop, list_command, show, logs, ps, query, indicators, compare, diagnose, score),
+    *(matrix, run, rerun, stop, list_command, show, logs, ps, query, indicators, compare, diagnose, score, reveal, verify_seal),
     *(up, down, env, wait, doctor, recover, proxy, metrics, gc, export_command, import_command),
 )
 for verb in VERBS:

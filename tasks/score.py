@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from diagnosis.answer import parse_diagnosis
+from diagnosis.sandbox import UNKNOWN
 from diagnosis.score import Facts, judge
 from diagnosis.vocabulary import Vocabulary, read_vocabulary
 from storage import truth
@@ -18,7 +17,7 @@ from storage.atomic import write_atomic
 from storage.layout import RunPaths
 from storage.records import SCHEMA_VERSION, Label, to_dict
 from storage.seal import sha256_file, verify_seal
-from tasks.diagnose import CHAIN
+from tasks.answers import Answers, read_answers
 from tasks.facts import facts_of
 from tasks.outcome import outcome_of
 from tasks.seal import committed
@@ -49,7 +48,8 @@ def score_run(paths: RunPaths) -> dict[str, Any]:
         "label": to_dict(label),
         **{key: outcome[key] for key in ("scenario", "arm", "seed", "hop")},
         "scored_s": time.time(),
-        "verdicts": [_verdict(answer, _Opened(neutral, facts, vocabulary, manifest, own)) for answer in answers],
+        "verdicts": [_verdict(answer, _Opened(neutral, facts, vocabulary, manifest, own)) for answer in answers.kept],
+        "refused": answers.refused,
     }
     text = json.dumps(score, indent=2, allow_nan=False)
     write_atomic(paths.score, text.encode() + b"\n")
@@ -65,48 +65,13 @@ def standings(scores: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return summarise({**verdict, "scenario": score["scenario"]} for score in scores for verdict in score["verdicts"])
 
 
-def _checked_answers(paths: RunPaths, label: Label) -> list[dict[str, Any]]:
+def _checked_answers(paths: RunPaths, label: Label) -> Answers:
     manifest = paths.evidence / "manifest.json"
-    problems = verify_seal(paths)
-    if not problems:
-        problems = verify_seal(paths, committed(label, manifest), truth.load_salt(paths))
-    links, broken = _read_chain(paths.answers / CHAIN)
-    problems += broken
-    answers = []
-    for name, digest in sorted(links.items()):
-        answer, wrong = _read_answer(paths.answers / name, digest, sha256_file(manifest) if manifest.exists() else "")
-        problems += wrong
-        answers.append(answer)
-    strangers = sorted({path.name for path in paths.answers.glob("*.json")} - links.keys())
-    problems += [f"{name}: an answer outside the chain" for name in strangers]
-    if problems:
-        raise SealBrokenError(f"run {paths.run_id} is not scored: {'; '.join(problems)}")
+    problems = verify_seal(paths) or verify_seal(paths, committed(label, manifest), truth.load_salt(paths))
+    answers = read_answers(paths)
+    if problems + answers.problems:
+        raise SealBrokenError(f"run {paths.run_id} is not scored: {'; '.join(problems + answers.problems)}")
     return answers
-
-
-def _read_chain(chain: Path) -> tuple[dict[str, str], list[str]]:
-    """(answer file -> its latest hash, what is wrong). No chain means no answers yet."""
-    links: dict[str, str] = {}
-    before = b""
-    for line in chain.read_bytes().splitlines(keepends=True) if chain.exists() else ():
-        try:
-            link = json.loads(line)
-            fits = link["before"] == hashlib.sha256(before).hexdigest()
-            links[link["answer"]] = link["sha256"]
-        except (ValueError, KeyError, TypeError):
-            fits = False
-        if not fits:
-            return links, [f"{chain.name}: broken"]
-        before += line
-    return links, []
-
-
-def _read_answer(path: Path, digest: str, manifest_sha256: str) -> tuple[dict[str, Any], list[str]]:
-    if not path.is_file() or sha256_file(path) != digest:
-        return {}, [f"{path.name}: altered or missing"]
-    answer: dict[str, Any] = json.loads(path.read_bytes())
-    fits = answer["manifest_sha256"] == manifest_sha256
-    return answer, [] if fits else [f"{path.name}: given on other evidence"]
 
 
 @dataclass(frozen=True)
@@ -122,11 +87,7 @@ class _Opened:
 
 def _verdict(answer: dict[str, Any], case: _Opened) -> dict[str, Any]:
     said = answer["diagnosis"]
-    try:
-        diagnosis = parse_diagnosis(said, case.manifest) if said else None
-        verdict = judge(diagnosis, case.label, case.vocabulary, case.facts)
-    except ValueError as error:
-        verdict = {"outcome": "unknown", "reason": str(error), "grains": {}, "detected": None}
+    verdict = _unknown(answer["reason"]) if answer["status"] == UNKNOWN else _judged(said, case)
     top = said["ranked"][0] if said and said["ranked"] else None
     return {
         **verdict,
@@ -134,8 +95,21 @@ def _verdict(answer: dict[str, Any], case: _Opened) -> dict[str, Any]:
         "diagnoser": answer["diagnoser"],
         "tier": answer["tier"],
         "top": {**top, "component": case.own.get(top["component"], "")} if top else None,
-        "after_reveal": answer["after_reveal"],
+        "after_score": answer["after_score"],
         "meter": answer["meter"],
         "wall_s": answer["wall_s"],
         "isolation": answer["isolation"],
     }
+
+
+def _judged(said: dict[str, Any] | None, case: _Opened) -> dict[str, Any]:
+    try:
+        diagnosis = parse_diagnosis(said, case.manifest) if said else None
+    except ValueError as error:
+        return _unknown(str(error))
+    return judge(diagnosis, case.label, case.vocabulary, case.facts)
+
+
+def _unknown(reason: str) -> dict[str, Any]:
+    """The judge failed, not the diagnoser."""
+    return {"outcome": "unknown", "reason": reason, "grains": {}, "detected": None}

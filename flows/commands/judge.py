@@ -83,7 +83,7 @@ def _moved_row(movement: Any) -> dict[str, Any]:
 @click.command()
 @runs_argument
 @click.option("--diagnoser", "names", multiple=True, help="May be given often.  [default: all]")
-@click.option("--tier", "tiers", multiple=True, help="T0 or T1; may be given often.  [default: all]")
+@click.option("--tier", "tiers", multiple=True, help="T0 to T3; may be given often.  [default: all]")
 @as_json
 def diagnose(run_ids: tuple[str, ...], names: tuple[str, ...], tiers: tuple[str, ...], as_json: bool) -> None:
     """Let diagnosers work on sealed RUNs, blind."""
@@ -113,6 +113,46 @@ def score(run_ids: tuple[str, ...], as_json: bool) -> None:
         return
     rows = [{"run_id": run, **verdict} for run, found in scores.items() for verdict in found["verdicts"]]
     print_table(rows, ["run_id", "diagnoser", "tier", "outcome", "top"], "no answers to score")
+
+
+@click.command()
+@runs_argument
+@as_json
+def reveal(run_ids: tuple[str, ...], as_json: bool) -> None:
+    """Publish label and salt of RUNs: from then on anyone can check them, and no answer counts."""
+    from storage.layout import run_paths
+    from tasks.reveal import reveal_run
+
+    opened = {run: reveal_run(run_paths(_known(run))) for run in _given(run_ids)}
+    if as_json:
+        print_json(opened)
+        return
+    rows = [{"run_id": run, **told["label"], "kinds": ", ".join(told["label"]["kinds"])} for run, told in opened.items()]
+    print_table(rows, ["run_id", "fault", "component", "peer", "stage", "kinds", "step"], "")
+
+
+@click.command("verify-seal")
+@runs_argument
+@as_json
+def verify_seal(run_ids: tuple[str, ...], as_json: bool) -> None:
+    """Check evidence, answers and, once revealed, label of RUNs against their hashes."""
+    from storage.layout import run_paths
+    from tasks.reveal import check_seal
+
+    checked = {run: check_seal(run_paths(_known(run))) for run in _given(run_ids)}
+    if as_json:
+        print_json(checked)
+    else:
+        rows = [
+            {"run_id": run, **told, "refused": len(told["refused"]), "seal": _seal_words(told)} for run, told in checked.items()
+        ]
+        print_table(rows, ["run_id", "revealed", "answers", "refused", "seal"], "")
+    if any(told["problems"] for told in checked.values()):
+        raise click.exceptions.Exit(1)
+
+
+def _seal_words(checked: dict[str, Any]) -> str:
+    return "; ".join(checked["problems"]) or "intact"
 
 
 def _given(run_ids: tuple[str, ...]) -> tuple[str, ...]:

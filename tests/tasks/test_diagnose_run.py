@@ -26,7 +26,7 @@ def test_every_diagnoser_answers_on_every_tier(run: RunPaths) -> None:
     for answer in answers:
         kept = json.loads((run.answers / f"{answer['diagnoser']}-{answer['tier']}.json").read_text())
         assert kept == answer
-        assert kept["diagnosis"] and kept["isolation"] == "namespaces" and not kept["after_reveal"]
+        assert kept["diagnosis"] and kept["isolation"] == "namespaces" and not kept["after_score"]
     effort = {(a["diagnoser"], a["tier"]): a["meter"]["lines"] for a in answers}
     assert effort["random", "T1"] == 0 < effort["first-error", "T0"] < effort["first-error", "T1"]
 

@@ -7,6 +7,7 @@ import pytest
 
 from storage.layout import RunPaths
 from storage.truth import load_names, save_salt
+from tasks.answers import keep_answer, read_answers
 from tasks.diagnose import diagnose_run
 from tasks.score import SealBrokenError, score_run, standings
 from tasks.seal import seal_run
@@ -67,6 +68,7 @@ TAMPER: dict[str, Callable[[RunPaths], object]] = {
     "better-T1.json: an answer outside": lambda run: shutil.copy(
         run.answers / "random-T1.json", run.answers / "better-T1.json"
     ),
+    "random-T1.calls.jsonl: altered": lambda run: (run.answers / "random-T1.calls.jsonl").write_text(""),
     "chain.jsonl: broken": lambda run: edit(run.answers / "chain.jsonl", lambda text: text.splitlines(keepends=True)[1]),
     "not in the manifest": lambda run: add(run.evidence),
 }
@@ -96,12 +98,19 @@ def test_answers_of_another_case_do_not_count(run: RunPaths, tmp_path: Path) -> 
         score_run(other)
 
 
-def test_late_answers_are_marked(run: RunPaths) -> None:
+def test_answers_after_the_score_are_marked(run: RunPaths) -> None:
     """An answer given after the score was written says so in its verdict."""
     score_run(run)
     diagnose_run(run, ["last-error"], ["T0"])
-    marks = {verdict["diagnoser"]: verdict["after_reveal"] for verdict in score_run(run)["verdicts"]}
+    marks = {verdict["diagnoser"]: verdict["after_score"] for verdict in score_run(run)["verdicts"]}
     assert marks == {"first-error": False, "random": False, "last-error": True}
+
+
+def test_a_failure_of_ours_is_nobodys_score(run: RunPaths) -> None:
+    """An attempt that our own reader broke is unknown in the score, and in no rate."""
+    keep_answer(run, {**read_answers(run).kept[0], "diagnosis": None, "status": "unknown", "reason": "the reader ended"}, "")
+    outcomes = {verdict["diagnoser"]: verdict["outcome"] for verdict in score_run(run)["verdicts"]}
+    assert outcomes["first-error"] == "unknown"
 
 
 def test_a_run_without_answers_scores_nothing(tmp_path: Path) -> None:
