@@ -23,6 +23,7 @@ from tasks.plan import Plan, save_plan
 from tasks.waiting import Watched, says, wait_for
 
 READY_S = 60.0
+CLOCK_PORT = 9123
 
 
 @dataclass
@@ -182,9 +183,21 @@ def _outliving(argv: list[str], watched: list[int], log: Path) -> subprocess.Pop
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
 
 
+def _start_clocks(experiment: Experiment) -> dict[str, str]:
+    """On each host a clock that can be asked, where the plan wants that; what else the host runs does not matter to it."""
+    place = experiment.at()
+    hosts = place.hosts if "clock" in experiment.plan["sources"] else ()
+    where = {host: f"{place.host_address(host)}:{CLOCK_PORT}" for host in hosts}
+    for host, address in where.items():
+        argv = lab_argv("telemetry.clock", address)
+        place.spawn(argv, host=host, log=experiment.paths.lab_logs / "clock.log")
+    return where
+
+
 def _start_sampler(experiment: Experiment) -> None:
     paths = experiment.paths
     spec = {
+        "clocks": _start_clocks(experiment),
         "registry": str(paths.registry),
         "out": str(paths.table("metrics")),
         "hz": experiment.plan["sample_hz"],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from telemetry.clock import ClockSource
 from telemetry.disk import DiskSource
 from telemetry.gpu import GpuSource
 from telemetry.groups import GroupSource
@@ -26,6 +27,7 @@ SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
     "groups": lambda _: GroupSource(),
     "nfs": lambda _: NfsSource(),
     "sync": lambda spec: SyncSource(spec.checkpoints, spec.slow_every_s),
+    "clock": lambda spec: ClockSource(spec.clocks, spec.slow_every_s),
     "gpu": lambda _: GpuSource(),
     "kernel": lambda _: KernelSource(),
 }
@@ -37,8 +39,8 @@ class SamplerSpec:
     """What to sample. ``out`` is the metrics table's folder; ``stop`` a file whose appearance ends the sampler (or None).
 
     Processes, hosts and their networks always; of `SOURCES` those that are named. ``addresses`` is the name table, for the
-    links; ``folders`` are those of whose disks is told, ``checkpoints`` the one whose disk is written to. ``slow_every_s`` is
-    the beat of what is dear to look at.
+    links; ``folders`` are those of whose disks is told, ``checkpoints`` the one whose disk is written to; ``clocks`` are the
+    hosts whose clocks are asked, and where. ``slow_every_s`` is the beat of what is dear to look at.
     """
 
     registry: Path
@@ -50,6 +52,7 @@ class SamplerSpec:
     addresses: Path = Path("addresses.json")
     folders: tuple[Path, ...] = ()
     checkpoints: Path | None = None
+    clocks: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         strange = sorted(set(self.sources) - set(SOURCES))

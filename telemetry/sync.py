@@ -1,15 +1,14 @@
 """How long a small write takes to be on the disk that the job writes checkpoints to: 4 KiB into a file of our own, and fsync.
 
-A write to a disk that hangs may hang for ever, and nobody who waits for it can be killed. So a child does it (this file, run
-as a program), and the source only asks it and looks whether it has answered.
+A write to a disk that hangs may hang for ever, and nobody who waits for it can be killed. So a child does it, and the source
+only asks it and looks whether it has answered.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,6 +20,8 @@ from telemetry.sources import MACHINE, Reading
 #: Metric and unit. The component is the folder's name.
 SYNC_METRICS: tuple[tuple[str, str], ...] = (("disk_fsync_s", "s"), ("disk_fsync_waiting_s", "s"))
 FILE = ".sync"
+#: The longest that its end is waited for.
+END_S = 1.0
 _BLOCK = b"\0" * 4096
 
 
@@ -32,7 +33,7 @@ class SyncSource:
         self._every_s = every_s
         self._due_s = 0.0
         self._since_s: float | None = None
-        self._writer: subprocess.Popen[bytes] | None = None
+        self._writer: Writer | None = None
         self.lacks = "" if folder else "no folder of checkpoints was named"
 
     def follow(self, entries: dict[str, Registered]) -> None:
@@ -43,61 +44,77 @@ class SyncSource:
         if self._folder is None:
             return
         if self._since_s is None and mono_s >= self._due_s and self._folder.is_dir():
-            self._ask(mono_s)
-        if self._since_s is None:
+            self._due_s, self._since_s = mono_s + self._every_s, mono_s
+            self._writer = self._writer or Writer(self._folder)
+            self._writer.ask()
+        if self._writer is None or self._since_s is None:
             return
-        ended, waits_s = self._answer(), mono_s - self._since_s
+        ended, waits_s = self._writer.answer(), mono_s - self._since_s
         if ended or waits_s:
             yield MACHINE, self._folder.name, SYNC_METRICS, ended or [None, waits_s]
         if ended:
             self._since_s = None
+            if self._writer.gone:
+                self.close()
 
     def close(self) -> None:
         """Let the writer go: it ends, now or when its disk lets it; idempotent."""
         if self._writer:
-            self._part_with(self._writer)
+            self._writer.close()
         self._writer = None
 
-    def _ask(self, mono_s: float) -> None:
-        self._due_s, self._since_s = mono_s + self._every_s, mono_s
-        if self._writer is None:
-            argv = [sys.executable, "-m", "telemetry.sync", str(self._folder)]
-            root = Path(__file__).resolve().parent.parent
-            self._writer = subprocess.Popen(argv, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._writer.stdin
-        with suppress(BrokenPipeError):
-            os.write(self._writer.stdin.fileno(), b"\n")
 
-    def _answer(self) -> list[float | None]:
-        """What the writer said; empty = nothing yet. One that has ended has failed, and there is another next time."""
-        assert self._writer
-        assert self._writer.stdout
-        if not select.select([self._writer.stdout], [], [], 0)[0]:
+class Writer:
+    """A child of ours, without a program of its own: it has our name, and nothing of ours but two pipes."""
+
+    def __init__(self, folder: Path) -> None:
+        asks, self._ask = os.pipe()
+        self._answer, answers = os.pipe()
+        self.gone = False
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.dup2(asks, 0)
+                os.dup2(answers, 1)
+                os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+                _write_when_asked(folder)
+            finally:
+                os._exit(0)
+        os.close(asks)
+        os.close(answers)
+
+    def ask(self) -> None:
+        """Have it write once."""
+        with suppress(BrokenPipeError):
+            os.write(self._ask, b"\n")
+
+    def answer(self) -> list[float | None]:
+        """What it said; empty = nothing yet. One that has ended has failed."""
+        if not select.select([self._answer], [], [], 0)[0]:
             return []
-        line = os.read(self._writer.stdout.fileno(), 64)
-        if not line:
-            self.close()
+        line = os.read(self._answer, 64)
+        self.gone = not line
         return [float(line) if line.strip() else None, 0.0]
 
-    def _part_with(self, writer: subprocess.Popen[bytes]) -> None:
-        for pipe in (writer.stdin, writer.stdout):
-            if pipe:
-                pipe.close()
-        with suppress(subprocess.TimeoutExpired):
-            writer.wait(1.0)
+    def close(self) -> None:
+        """It ends when nobody can ask it any more. One that hangs in its disk is left to whoever is everybody's parent."""
+        os.close(self._ask)
+        os.close(self._answer)
+        deadline = time.monotonic() + END_S
+        while os.waitpid(self.pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+            time.sleep(0.005)
 
 
-def main(folder: Path) -> None:
+def _write_when_asked(folder: Path) -> None:
     """Write once per byte on standard input; answer with the seconds it took, or an empty line when it could not be written."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     path = folder / FILE
-    try:
+    with suppress(BrokenPipeError):
         while os.read(0, 1):
             os.write(1, _written_s(path).encode() + b"\n")
-    except BrokenPipeError:  # nobody waits any more
-        pass
-    finally:
-        with suppress(OSError):
-            path.unlink()
+    with suppress(OSError):
+        path.unlink()
 
 
 def _written_s(path: Path) -> str:
@@ -109,7 +126,3 @@ def _written_s(path: Path) -> str:
     except OSError:
         return ""
     return f"{time.monotonic() - began:.6f}"
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from telemetry.clock import CLOCK_METRICS
 from telemetry.disk import DISK_METRICS
 from telemetry.gpu import GPU_METRICS
 from telemetry.groups import GROUP_METRICS
@@ -34,6 +35,7 @@ def test_the_page_and_the_sampler_name_the_same_metrics_and_units():
         *NFS_METRICS,
         *SYNC_METRICS,
         *PING_METRICS,
+        *CLOCK_METRICS,
     }
     written = {*PROCESS_METRICS, *MEMORY_METRICS, *NETWORK_METRICS, *HOST_METRICS, MISSED, AVAILABLE, *more}
     assert len(rows) == len(set(rows)) and set(rows) == written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -62,7 +63,7 @@ def sync(tmp_path):
     source = SyncSource(tmp_path / "recover", 5.0)
     yield source
     if source._writer:
-        source._writer.send_signal(signal.SIGCONT)
+        os.kill(source._writer.pid, signal.SIGCONT)
     source.close()
 
 
@@ -83,16 +84,16 @@ def test_a_write_is_timed_and_one_that_hangs_is_told_as_waiting(sync, tmp_path):
     folder.mkdir()
     assert 0 < told(sync, 1.0)[0] < 60
     assert (folder / FILE).stat().st_size == 4096 and list(sync.read(5.9)) == []
-    sync._writer.send_signal(signal.SIGSTOP)
+    os.kill(sync._writer.pid, signal.SIGSTOP)
     assert list(sync.read(6.0)) == []
     for mono_s, waited_s in ((9.0, 3.0), (60.0, 54.0)):
         ((_, component, metrics, values),) = sync.read(mono_s)
         assert (component, metrics, values) == ("recover", SYNC_METRICS, [None, waited_s])
-    sync._writer.send_signal(signal.SIGCONT)
+    os.kill(sync._writer.pid, signal.SIGCONT)
     assert told(sync, 61.0)[0] > 0
     writer = sync._writer
     sync.close()
-    assert writer.poll() is not None and list(folder.iterdir()) == []
+    assert not Path(f"/proc/{writer.pid}").exists() and list(folder.iterdir()) == []
 
 
 def test_a_write_that_fails_is_missed_and_a_writer_that_ended_is_replaced(sync, tmp_path):
@@ -100,8 +101,7 @@ def test_a_write_that_fails_is_missed_and_a_writer_that_ended_is_replaced(sync, 
     (tmp_path / "recover" / FILE).mkdir(parents=True)
     assert told(sync, 1.0) == [None, 0.0]
     first = sync._writer
-    first.kill()
-    first.wait()
+    os.kill(first.pid, signal.SIGKILL)
     assert told(sync, 10.0) == [None, 0.0]
     (tmp_path / "recover" / FILE).rmdir()
     assert told(sync, 20.0)[0] > 0 and sync._writer is not first
