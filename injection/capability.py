@@ -33,9 +33,10 @@ BACKENDS: dict[tuple[FaultKind, str], tuple[str, ...]] = {
     (FaultKind.NETWORK_RESET, PLAIN_HOST): ("proxy",),
 }
 
-#: Backends that hold netlink sockets, which belong to the thread that made them. All others put a fault in force by a signal, a
-#: limit, or a word to somebody who waits: in whichever thread heard the announcement, which saves a tenth of a millisecond.
-OWN_THREAD = ("htb", "netem")
+#: Backends that hold sockets of pyroute2, which belong to the thread that made them. All others put a fault in force by a
+#: signal, a limit, a compiled message or a word to somebody who waits: in whichever thread heard the announcement, which saves
+#: a tenth of a millisecond.
+OWN_THREAD = ("netem",)
 
 #: Why a place has no backend for a kind.
 REFUSALS: dict[tuple[FaultKind, str], str] = {

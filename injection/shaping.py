@@ -14,11 +14,12 @@ import struct
 from contextlib import suppress
 from typing import Any
 
-from pyroute2 import IPRoute, NetlinkError
+from pyroute2 import IPBatch, IPRoute, NetlinkError
 
 from injection import namespace
+from injection.batch import Batch
 from injection.fault import Ask, Measurement, RefusedError, StuckError, Undo
-from injection.netfilter import Flow
+from injection.netfilter import HEADER, REQUEST, Flow, attributes
 from injection.target import LiveLink
 
 #: The handle of our root; any other root is foreign and stays untouched.
@@ -27,8 +28,12 @@ PARENT_OF_ROOT = 0xFFFFFFFF
 ETH_P_IP = 0x0800
 #: Bytes that may leave at once: two full frames, the least with which HTB keeps its rate.
 BURST_BYTES = 3028
-#: The rank of the first filter; a later one gets a lower number and is asked before.
-FIRST_RANK = 0x8000
+#: A filter of rank 0 is given one by the kernel: a lower number than all others have, so that the last is asked first.
+FOREMOST = 0
+#: Asking for one class, with the answer sent to whoever asks; how it is described, and where the rate stands in that.
+GET_CLASS, ECHO = 42, 0x08
+CLASS = struct.Struct("=BxxxiIII")
+OPTIONS, PARAMETERS, RATE64, RATE_AT = 2, 1, 6, 8
 LOOPBACK, OUTSIDE = "lo", "eth0"
 
 
@@ -48,7 +53,7 @@ def _word(address: str) -> str:
 
 
 class Shaper:
-    """The netlink socket and device index, opened ahead, so that slowing down costs four messages. Raises LookupError."""
+    """The sending queue of a device of the calling thread's network, as pyroute2 shows it. Raises LookupError."""
 
     def __init__(self, name: str) -> None:
         self._route = IPRoute()
@@ -56,7 +61,7 @@ class Shaper:
         if not found:
             self._route.close()
             raise LookupError(f"no device {name} in this network")
-        self._name, self._index = name, int(found[0])
+        self._name, self.index = name, int(found[0])
 
     def close(self) -> None:
         """Close the socket."""
@@ -68,44 +73,22 @@ class Shaper:
         if handle not in (0, ROOT):
             raise RefusedError(f"{self._name} already has a root queue {kind} {handle >> 16:x}:")
 
-    def slow(self, flow: Flow, rate_bytes_per_s: int, minor: int) -> None:
-        """Put up root (if there is none) and class, and last the filter, for it diverts the flow. Raises RefusedError."""
-        self.check()
-        with suppress_code(errno.EEXIST):
-            self._route.tc("add", "htb", self._index, handle=ROOT, default=0)
-        rate = {"rate": rate_bytes_per_s, "ceil": rate_bytes_per_s, "burst": BURST_BYTES, "cburst": BURST_BYTES}
-        self._route.tc("add-class", "htb", self._index, handle=ROOT | minor, parent=ROOT, **rate)
-        rank = min([FIRST_RANK, *(rank for rank, _ in self._filters())]) - 1
-        filter_by = {"protocol": ETH_P_IP, "target": ROOT | minor, "keys": keys(flow)}
-        self._route.tc("add-filter", "u32", self._index, parent=ROOT, prio=rank, **filter_by)
-
     def restore(self, minor: int) -> None:
         """Take filter and class of that number away, and the root with the last of them; never anyone else's."""
         if self._root()[1] != ROOT:
             return
         for rank, target in self._filters():
             if target == ROOT | minor:
-                self._route.tc("del-filter", index=self._index, parent=ROOT, info=rank << 16 | socket.htons(ETH_P_IP))
+                self._route.tc("del-filter", index=self.index, parent=ROOT, info=rank << 16 | socket.htons(ETH_P_IP))
         with suppress_code(errno.ENOENT):
-            self._route.tc("del-class", index=self._index, handle=ROOT | minor, parent=ROOT)
+            self._route.tc("del-class", index=self.index, handle=ROOT | minor, parent=ROOT)
         if not self._filters():
             with suppress_code(errno.ENOENT):
-                self._route.tc("del", index=self._index, handle=ROOT, parent=PARENT_OF_ROOT)
-
-    def state(self, minor: int) -> dict[str, Any]:
-        """What the kernel says: root, rate of the slow class (bytes/s) and how many bytes it has let through."""
-        kind, handle = self._root()
-        found: dict[str, Any] = {"root_kind": kind, "root_handle": f"{handle >> 16:x}:", "ours": handle == ROOT}
-        for entry in self._route.get_classes(index=self._index):
-            if entry["handle"] == ROOT | minor:
-                options = entry.get_attr("TCA_OPTIONS").get_attr("TCA_HTB_PARMS")
-                counted = entry.get_attr("TCA_STATS2").get_attr("TCA_STATS_BASIC")
-                found |= {"class_rate_bytes_per_s": int(options["rate"]), "class_bytes": int(counted["bytes"])}
-        return found
+                self._route.tc("del", index=self.index, handle=ROOT, parent=PARENT_OF_ROOT)
 
     def _root(self) -> tuple[str, int]:
         """Kind and handle of the root queue; handle 0 is the kernel's own default."""
-        for queue in self._route.get_qdiscs(index=self._index):
+        for queue in self._route.get_qdiscs(index=self.index):
             if queue["parent"] == PARENT_OF_ROOT:
                 return str(queue.get_attr("TCA_KIND")), int(queue["handle"])
         return "none", 0
@@ -113,7 +96,7 @@ class Shaper:
     def _filters(self) -> list[tuple[int, int]]:
         """Rank and target of each filter on our root."""
         found = []
-        for entry in self._route.get_filters(index=self._index, parent=ROOT):
+        for entry in self._route.get_filters(index=self.index, parent=ROOT):
             options = entry.get_attr("TCA_OPTIONS")
             target = options.get_attr("TCA_U32_CLASSID") if options else None
             if target:
@@ -133,30 +116,62 @@ class suppress_code(suppress):  # noqa: N801 - reads as contextlib.suppress does
         return bool(super().__exit__(kind, error, trace)) and error is not None and error.code in self._codes
 
 
+class Narrow:
+    """One flow narrowed where it leaves: compiled for the calling thread's network, without effect until `go`."""
+
+    def __init__(self, name: str, flow: Flow, rate_bytes_per_s: int) -> None:
+        shaper = Shaper(name)
+        shaper.check()
+        shaper.close()
+        self.minor = random.randrange(1, 0xFFFF)  # noqa: S311 - not a secret
+        self._name, self._index = name, shaper.index
+        self._batch = Batch(lambda compiler: self._compile(compiler, flow, rate_bytes_per_s))
+
+    def _compile(self, compiler: IPBatch, flow: Flow, rate_bytes_per_s: int) -> None:
+        """Root (there may be one) and class, and last the filter, for it diverts the flow."""
+        target = ROOT | self.minor
+        compiler.tc("add", "htb", self._index, handle=ROOT, default=0)
+        rate = {"rate": rate_bytes_per_s, "ceil": rate_bytes_per_s, "burst": BURST_BYTES, "cburst": BURST_BYTES}
+        compiler.tc("add-class", "htb", self._index, handle=target, parent=ROOT, **rate)
+        filter_by = {"protocol": ETH_P_IP, "target": target, "keys": keys(flow)}
+        compiler.tc("add-filter", "u32", self._index, parent=ROOT, prio=FOREMOST, **filter_by)
+
+    def go(self) -> dict[str, Any]:
+        """Put it up, and what the kernel says of the class. Raises RefusedError, as where another root came meanwhile."""
+        try:
+            self._batch.send(fine={errno.EEXIST})
+            return {"class_rate_bytes_per_s": self._rate()}
+        except OSError as error:
+            raise RefusedError(f"{self._name} cannot be narrowed: {error.strerror}") from error
+
+    def _rate(self) -> int:
+        """The rate of our class, in bytes a second."""
+        asked = CLASS.pack(socket.AF_UNSPEC, self._index, ROOT | self.minor, ROOT, 0)
+        answer = self._batch.ask(HEADER.pack(HEADER.size + len(asked), GET_CLASS, REQUEST | ECHO, 1, 0) + asked)
+        options = attributes(attributes(answer[CLASS.size :])[OPTIONS])
+        wide = options.get(RATE64)
+        return int(struct.unpack("=Q", wide)[0] if wide else struct.unpack_from("=I", options[PARAMETERS], RATE_AT)[0])
+
+
 class Shaping:
-    """What a fault puts up at the sending end of each direction. Made in the thread that uses it. Raises RefusedError."""
+    """What a fault puts up at the sending end of each direction. Raises RefusedError."""
 
     def __init__(self, link: LiveLink, ways: tuple[str, ...], rate_bytes_per_s: int) -> None:
         there = Flow(link.src_address, link.dst_address, link.dst_port)
         leaving = {"forward": (link.src_host, there), "backward": (link.dst_host, there.backwards())}
-        self._rate, self._device = rate_bytes_per_s, device(link)
+        self._device = device(link)
         self._ends = []
         for host, flow in (leaving[way] for way in ways):
-            namespace.enter(host)
-            shaper = Shaper(self._device)
-            shaper.check()
-            self._ends.append((host, flow, shaper, random.randrange(1, 0xFFFF)))  # noqa: S311 - not a secret
+            narrow = namespace.within(host, lambda flow=flow: Narrow(self._device, flow, rate_bytes_per_s))  # type: ignore[misc]
+            self._ends.append((host, narrow))
 
     def undo(self) -> Undo:
         """Which classes to take away where."""
-        ends = [[host, self._device, minor] for host, _, _, minor in self._ends]
-        return {"means": "shaping", "ends": ends}
+        return {"means": "shaping", "ends": [[host, self._device, narrow.minor] for host, narrow in self._ends]}
 
     def go(self) -> dict[str, Any]:
         """Put the rules up and read them back."""
-        for _, flow, shaper, minor in self._ends:
-            shaper.slow(flow, self._rate, minor)
-        return {host: shaper.state(minor) for host, _, shaper, minor in self._ends}
+        return {host: narrow.go() for host, narrow in self._ends}
 
 
 def end_shaping(undo: Undo) -> None:
