@@ -1,9 +1,14 @@
-"""Cost of sampling: ``python bench/sampler.py [--seconds 20]``. Prints one JSON object.
+"""Cost of sampling, beside others: ``python bench/sampler.py [ours] [psutil] [exporters] [--seconds 40]``. Prints JSON.
 
-Starts 48 sleeping processes and samples them at 1 Hz and 10 Hz with the real sampler program, without and with its further
-sources (``all``; of a job's links there are none here). ``core_ratio`` is the CPU time of
-the sampler (user and system, after start-up) per second, as a share of one core; ``read_core_ratio`` is the part that reads
-/proc, measured by reading in this process. ``bytes_per_sample`` is what the Parquet files take.
+48 sleeping processes are looked at once and ten times a second by
+
+    ours       the real sampler program with its Parquet, without and with its further sources (``all``; of a job's links there
+               are none here). ``read_core_ratio`` is the part that reads /proc, measured by reading in this process
+    psutil     a loop that asks psutil for the same figures of each process, `oneshot`, and stores nothing
+    exporters  Prometheus' node-exporter and a process-exporter with a group a process, scraped as often; what Prometheus itself
+               needs to store is not counted. They are looked for in the PATH
+
+``core_ratio`` is CPU time (user and system, after start-up) per second, as a share of one core; it counts in ticks of 10 ms.
 """
 
 from __future__ import annotations
@@ -11,11 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -27,32 +37,55 @@ from telemetry.sampler import Sampler
 from telemetry.spec import SOURCES, SamplerSpec
 
 PROCESSES = 48
+RATES_HZ = (1.0, 10.0)
+ROOT = Path(__file__).resolve().parent.parent
+
+PSUTIL_LOOP = """
+import psutil, sys, time
+processes = [psutil.Process(int(pid)) for pid in sys.argv[2:]]
+due = time.monotonic()
+while True:
+    for one in processes:
+        with one.oneshot():
+            one.status(), one.cpu_times(), one.memory_info(), one.num_threads(), one.num_fds()
+            one.num_ctx_switches(), one.io_counters()
+    due += 1 / float(sys.argv[1])
+    time.sleep(max(0.0, due - time.monotonic()))
+"""
 
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--seconds", type=float, default=20.0)
-    seconds = options.parse_args().seconds
+    options.add_argument("parts", nargs="*", choices=[[], "ours", "psutil", "exporters"])
+    options.add_argument("--seconds", type=float, default=40.0)
+    told = options.parse_args()
     sleepers = [subprocess.Popen(["sleep", "100000"]) for _ in range(PROCESSES)]
-    runs: dict[str, object] = {}
+    runs: dict[str, object] = {"processes": PROCESSES, "seconds": told.seconds, "load_before": os.getloadavg()[0]}
+    parts = {"ours": ours, "psutil": psutil_loop, "exporters": exporters}
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            registry = Path(folder) / "registry"
-            registry.mkdir()
-            for number, sleeper in enumerate(sleepers):
-                register(registry, f"rollout{number}", sleeper.pid)
-            time.sleep(1.5)  # the registry's folder time settles, as it does in a running job
-            for name, sources in (("processes", ()), ("all", tuple(SOURCES))):
-                read_s = read_cost_s(registry, Path(folder), sources)
-                runs[f"{name}_read_once_ms"] = round(read_s * 1e3, 3)
-                for hz in (1.0, 10.0):
-                    out = Path(folder) / f"{name}{hz:g}"
-                    runs[f"{name}_{hz:g}_hz"] = measure(registry, out, hz, seconds, read_s, sources)
+        for name in told.parts or parts:
+            runs[name] = parts[name]([sleeper.pid for sleeper in sleepers], told.seconds)
     finally:
         for sleeper in sleepers:
             sleeper.kill()
             sleeper.wait()
-    print(json.dumps({"processes": PROCESSES, **runs}, indent=2))
+    print(json.dumps(runs, indent=2))
+
+
+def ours(pids: list[int], seconds: float) -> dict[str, object]:
+    runs: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        registry = Path(folder) / "registry"
+        registry.mkdir()
+        for number, pid in enumerate(pids):
+            register(registry, f"rollout{number}", pid)
+        time.sleep(1.5)  # the registry's folder time settles, as it does in a running job
+        for name, sources in (("processes", ()), ("all", tuple(SOURCES))):
+            read_s = read_cost_s(registry, Path(folder), sources)
+            runs[f"{name}_read_once_ms"] = round(read_s * 1e3, 3)
+            for hz in RATES_HZ:
+                runs[f"{name}_{hz:g}_hz"] = measure(registry, Path(folder) / f"{name}{hz:g}", hz, seconds, read_s, sources)
+    return runs
 
 
 def register(registry: Path, component: str, pid: int) -> None:
@@ -63,44 +96,108 @@ def register(registry: Path, component: str, pid: int) -> None:
 
 def read_cost_s(registry: Path, out: Path, sources: tuple[str, ...]) -> float:
     """CPU seconds of one reading of everything except the slow beat."""
-    sampler = Sampler(SamplerSpec(registry, out, sources=sources, folders=(out,)))
+    sampler = Sampler(SamplerSpec(registry, out, sources=sources, folders=(out,), checkpoints=out))
     sampler.sample(time.time(), time.monotonic())
     before, turns = time.process_time(), 200
     for _ in range(turns):
         sampler.sample(time.time(), time.monotonic())
-    return (time.process_time() - before) / turns
-
-
-def cpu_s(pid: int) -> float:
-    fields = split_stat(Path(f"/proc/{pid}/stat").read_bytes())
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    spent = time.process_time() - before
+    sampler.close()
+    return spent / turns
 
 
 def measure(registry: Path, out: Path, hz: float, seconds: float, read_s: float, sources: tuple[str, ...]) -> dict[str, float]:
     spec = out.with_suffix(".json")
-    folders = [str(registry)]
-    spec.write_text(json.dumps({"registry": str(registry), "out": str(out), "hz": hz, "sources": sources, "folders": folders}))
-    root = Path(__file__).resolve().parent.parent
-    sampler = subprocess.Popen([sys.executable, "-m", "telemetry.sampler", str(spec)], cwd=root, env=dict(os.environ))
+    told = {"registry": str(registry), "out": str(out), "hz": hz, "sources": sources, "folders": [str(registry)]}
+    spec.write_text(json.dumps({**told, "checkpoints": str(out.parent)}))
+    sampler = subprocess.Popen([sys.executable, "-m", "telemetry.sampler", str(spec)], cwd=ROOT)
     while not list(out.glob("*.parquet")):
         if sampler.poll() is not None:
             raise SystemExit(f"the sampler ended with {sampler.returncode}")
         time.sleep(0.1)
-    before, began = cpu_s(sampler.pid), time.monotonic()
-    time.sleep(seconds)
-    used, span = cpu_s(sampler.pid) - before, time.monotonic() - began
+    ratio = core_ratio([sampler.pid], seconds)
     sampler.send_signal(signal.SIGTERM)
     sampler.wait(60)
     table, problems = read_table(out, METRICS)
     stored = sum(path.stat().st_size for path in out.glob("*.parquet"))
     return {
-        "core_ratio": round(used / span, 5),
+        "core_ratio": ratio,
         "read_core_ratio": round(read_s * hz, 5),
         "samples": table.num_rows,
         "segments": len(list(out.glob("*.parquet"))),
         "bytes_per_sample": round(stored / table.num_rows, 2),
         "unreadable": len(problems),
     }
+
+
+def psutil_loop(pids: list[int], seconds: float) -> dict[str, object]:
+    runs: dict[str, object] = {}
+    for hz in RATES_HZ:
+        loop = subprocess.Popen([sys.executable, "-c", PSUTIL_LOOP, str(hz), *map(str, pids)])
+        time.sleep(2.0)
+        runs[f"{hz:g}_hz"] = core_ratio([loop.pid], seconds)
+        loop.kill()
+        loop.wait()
+    return runs
+
+
+def exporters(_pids: list[int], seconds: float) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        groups = Path(folder) / "groups.yml"
+        groups.write_text('process_names:\n- name: "{{.PID}}"\n  comm: [sleep]\n')
+        ports = [free_port(), free_port()]
+        words = [
+            ["prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{ports[0]}"],
+            ["prometheus-process-exporter", f"-config.path={groups}", f"-web.listen-address=127.0.0.1:{ports[1]}"],
+        ]
+        lacking = [argv[0] for argv in words if not shutil.which(argv[0])]
+        if lacking:
+            return {"lacking": lacking}
+        servers = [subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for argv in words]
+        try:
+            told = "".join(scraped(port) for port in ports)
+            found = told.count('namedprocess_namegroup_num_procs{groupname="')
+            runs: dict[str, object] = {"groups": found, "lines_a_scrape": told.count("\n")}
+            for hz in RATES_HZ:
+                runs[f"{hz:g}_hz"] = core_ratio([server.pid for server in servers], seconds, hz, lambda: [*map(scraped, ports)])
+        finally:
+            for server in servers:
+                server.kill()
+                server.wait()
+    return runs
+
+
+def scraped(port: int) -> str:
+    """What an exporter answers, once it does."""
+    deadline = time.monotonic() + 20
+    while True:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            return str(answer.read().decode())
+        if time.monotonic() > deadline:
+            raise SystemExit(f"nobody answers at port {port}")
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def core_ratio(pids: list[int], seconds: float, hz: float = 1.0, act: Callable[[], object] = lambda: None) -> float:
+    """CPU time of processes per second while ``act`` is called ``hz`` times a second."""
+    before, began = sum(map(cpu_s, pids)), time.monotonic()
+    due = began
+    while time.monotonic() < began + seconds:
+        act()
+        due += 1 / hz
+        time.sleep(max(0.0, due - time.monotonic()))
+    return round((sum(map(cpu_s, pids)) - before) / (time.monotonic() - began), 5)
+
+
+def cpu_s(pid: int) -> float:
+    fields = split_stat(Path(f"/proc/{pid}/stat").read_bytes())
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 if __name__ == "__main__":
