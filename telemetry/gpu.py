@@ -8,12 +8,14 @@ from typing import Any
 
 import pynvml as nv
 
+from telemetry.gpm import GPM_METRICS, GpmProbe
 from telemetry.registry import Registered
 from telemetry.sources import MACHINE, Reading
 
 logger = logging.getLogger("sampler")
 
-#: Metric and unit, in the order of `_FIGURES`; then critical errors since the sampler began. The component is ``gpu<index>``.
+#: Metric and unit, in the order of `_FIGURES`; then critical errors since the sampler began, and what GPM tells. The component
+#: is ``gpu<index>``.
 GPU_METRICS: tuple[tuple[str, str], ...] = (
     ("gpu_utilization_ratio", "ratio"),
     ("gpu_memory_busy_ratio", "ratio"),
@@ -27,8 +29,10 @@ GPU_METRICS: tuple[tuple[str, str], ...] = (
     ("gpu_throttle_reasons", "bits"),
     ("gpu_ecc_uncorrected", "count"),
     ("gpu_ecc_corrected", "count"),
+    ("gpu_pcie_replays", "count"),
     ("gpu_xid_errors", "count"),
     ("gpu_last_xid", "code"),
+    *GPM_METRICS,
 )
 _FIGURES: tuple[Callable[[Any], list[float]], ...] = (
     lambda card: [(rates := nv.nvmlDeviceGetUtilizationRates(card)).gpu / 100, rates.memory / 100],
@@ -41,6 +45,7 @@ _FIGURES: tuple[Callable[[Any], list[float]], ...] = (
     lambda card: [nv.nvmlDeviceGetCurrentClocksThrottleReasons(card)],
     lambda card: [_ecc(card, nv.NVML_MEMORY_ERROR_TYPE_UNCORRECTED)],
     lambda card: [_ecc(card, nv.NVML_MEMORY_ERROR_TYPE_CORRECTED)],
+    lambda card: [nv.nvmlDeviceGetPcieReplayCounter(card)],
 )
 _WIDTHS = (2, 2, *[1] * (len(_FIGURES) - 2))
 
@@ -50,6 +55,7 @@ class GpuSource:
 
     def __init__(self) -> None:
         self._cards: list[Any] = []
+        self._insides: list[GpmProbe] = []
         self._events: Any = None
         self._xids: dict[int, list[int]] = {}
         self.lacks = ""
@@ -59,6 +65,7 @@ class GpuSource:
             self.lacks = str(error)
             return  # no driver, no devices
         self._cards = [nv.nvmlDeviceGetHandleByIndex(index) for index in range(nv.nvmlDeviceGetCount())]
+        self._insides = [GpmProbe(card) for card in self._cards]
         self._listen()
 
     def follow(self, entries: dict[str, Registered]) -> None:
@@ -71,7 +78,7 @@ class GpuSource:
             values = [value for figure, width in zip(_FIGURES, _WIDTHS, strict=True) for value in _asked(figure, card, width)]
             seen = self._xids.get(index)
             told: list[float | None] = [None, None] if seen is None else [float(len(seen)), float(seen[-1]) if seen else 0.0]
-            yield MACHINE, f"gpu{index}", GPU_METRICS, [*values, *told]
+            yield MACHINE, f"gpu{index}", GPU_METRICS, [*values, *told, *self._insides[index].read()]
 
     def close(self) -> None:
         """Let go of the driver; idempotent."""
@@ -79,6 +86,8 @@ class GpuSource:
             nv.nvmlEventSetFree(self._events)
             self._events = None
         if self._cards:
+            for inside in self._insides:
+                inside.close()
             self._cards = []
             nv.nvmlShutdown()
 

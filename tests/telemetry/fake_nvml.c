@@ -30,6 +30,27 @@ int nvmlDeviceGetTemperature(void *c, u s, u *t) { *t = is1(c) ? 30 : 71; return
 int nvmlDeviceGetClockInfo(void *c, u kind, u *mhz) { *mhz = kind == 1 ? 1980 : 3201; return 0; }
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *c, ull *r) { *r = is1(c) ? 1 : 4; return 0; }
 int nvmlDeviceGetTotalEccErrors(void *c, u kind, u counter, ull *n) { if (is1(c)) return NOT_SUPPORTED; *n = kind ? 2 : 5; return 0; }
+int nvmlDeviceGetPcieReplayCounter(void *c, u *n) { if (is1(c)) return NOT_SUPPORTED; *n = 6; return 0; }
+/* GPM: a sample holds when it was taken; figures are for the second sample after the first alone, by number of the metric */
+struct sample { int taken; };
+static struct sample samples[2];
+static int given, taken;
+struct support { u version, yes; };
+struct metric { u id; int result; double value; char *names[3]; };
+struct question { u version, n; struct sample *from, *to; struct metric metrics[]; };
+int nvmlGpmQueryDeviceSupport(void *c, struct support *s) { s->yes = !is1(c); return s->version == 1 ? 0 : 2; }
+int nvmlGpmSampleAlloc(struct sample **s) { *s = &samples[given++ % 2]; return 0; }
+int nvmlGpmSampleFree(struct sample *s) { return given-- > 0 ? 0 : 2; }
+int nvmlGpmSampleGet(void *c, struct sample *s) { s->taken = ++taken; return 0; }
+int nvmlGpmMetricsGet(struct question *q) {
+  if (q->version != 1 || q->from->taken + 1 != q->to->taken) return 2; /* invalid argument */
+  for (u i = 0; i < q->n; i++) {
+    u id = q->metrics[i].id;
+    q->metrics[i].value = id == 2 ? 93 : id == 3 ? 64 : id == 5 ? 52 : id == 20 ? 3 : 7;
+    q->metrics[i].result = 0;
+  }
+  return 0;
+}
 int nvmlEventSetCreate(void **s) { *s = cards; return 0; }
 int nvmlEventSetFree(void *s) { return 0; }
 int nvmlDeviceRegisterEvents(void *c, ull t, void *s) { return is1(c) ? NOT_SUPPORTED : 0; }
