@@ -28,14 +28,13 @@ DAY_S = 86_400
 
 
 def neutral_names(topology: Topology, draw: random.Random) -> Names:
-    """Names drawn so that neither name nor order tells a rank."""
-    components = draw.sample(range(0x10000), len(topology.components))
-    places = sorted(set(topology.hosts.values()))
-    hosts = draw.sample(range(0x10000), len(places))
-    return Names(
-        {name: f"w-{number:04x}" for name, number in zip(topology.components, components, strict=True)},
-        {name: f"n-{number:04x}" for name, number in zip(places, hosts, strict=True)},
-    )
+    """Names drawn so that neither name nor order tells a rank; in the order of the drawn names, in which files are made."""
+    return Names(_drawn("w", topology.components, draw), _drawn("n", sorted(set(topology.hosts.values())), draw))
+
+
+def _drawn(letter: str, own: Sequence[str], draw: random.Random) -> dict[str, str]:
+    numbers = draw.sample(range(0x10000), len(own))
+    return {name: f"{letter}-{number:04x}" for number, name in sorted(zip(numbers, own, strict=True))}
 
 
 def build_case(
