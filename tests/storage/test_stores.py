@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,96 @@ def test_writers_on_several_hosts_need_no_lock(uri):
     table, problems = read_table(where, METRICS)
     rows = sorted((row["host"], row["value"]) for row in table.to_pylist())
     assert problems == [] and rows == [(f"host{n}", float(number)) for n in range(3) for number in range(9)]
+
+
+class Gate:
+    """Passes connections on to the server until what is sent is to be held; from then on nothing passes, and it says so."""
+
+    def __init__(self, port: int) -> None:
+        self.server = ("127.0.0.1", port)
+        self.holds: Callable[[bytes], bool] = lambda _: False
+        self.shut = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.ends: list[socket.socket] = [self.listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return self.listener.getsockname()[1]
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                dialler, server = self.listener.accept()[0], socket.create_connection(self.server)
+                self.ends += [dialler, server]
+                for source, sink in ((dialler, server), (server, dialler)):
+                    threading.Thread(target=self._pass, args=(source, sink, source is dialler), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, to_server: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1024):
+                if self.shut.is_set() or (to_server and self.holds(data)):
+                    self.shut.set()
+                    return
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for end in self.ends:
+            end.close()
+
+
+KILLED = """
+import sys
+import numpy as np
+from storage.schemas import METRICS
+from storage.writer import TableWriter
+writer = TableWriter(sys.argv[1], METRICS, flush_s=3600, flush_rows=10**9, writer="w")
+writer.append({"value": [1.0]})
+writer.flush()
+print("flushed", flush=True)
+sys.stdin.readline()
+dice = np.random.default_rng(1)
+writer.append({name: dice.random(2_000) for name in ("wall_s", "mono_s", "value")})
+writer.flush()
+"""
+
+
+class After:
+    """True from that many bytes on."""
+
+    def __init__(self, left_bytes: int) -> None:
+        self.left_bytes = left_bytes
+
+    def __call__(self, data: bytes) -> bool:
+        self.left_bytes -= len(data)
+        return self.left_bytes < 0
+
+
+def completes(data: bytes) -> bool:
+    """Whether it asks for an upload to be made an object of its parts."""
+    return data.startswith(b"POST") and b"uploadId=" in data
+
+
+@pytest.mark.parametrize(("moment", "held"), [("amid a part", After(4_000)), ("before it is completed", completes)])
+def test_a_kill_amid_an_upload_leaves_nothing_to_be_seen(uri, server, moment, held):
+    """kill -9 with half of a segment sent, or all but the last word: what was there is whole, and a new writer goes on."""
+    where, gate = uri.format(f"{moment.replace(' ', '')}/metrics"), Gate(server)
+    argv = [sys.executable, "-c", KILLED, where.replace(f":{server}", f":{gate.port}")]
+    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "flushed\n"
+        gate.holds = held
+        writer.stdin.write("go on\n")
+        writer.stdin.flush()
+        while not gate.shut.wait(0.1):
+            assert writer.poll() is None
+        writer.kill()
+        writer.wait()
+    gate.close()
+    assert values(where) == [1.0]
+    with TableWriter(where, METRICS, flush_s=3600, writer="w") as again:
+        again.append({"value": [2.0]})
+    assert values(where) == [1.0, 2.0]
 
 
 def test_a_torn_object_is_named(uri):
