@@ -30,6 +30,8 @@ RETRY_S = 0.05
 #: Failed attempts before the first is told; a hand-over costs a few, which are nobody's news.
 QUIET_ATTEMPTS = 16
 MIB = 1 << 20
+#: Who holds a lease and does not say so.
+STRANGER = "another process"
 #: `struct flock` of 64-bit Linux: type, whence, start, length, pid.
 FLOCK = struct.Struct("hhqqi4x")
 
@@ -91,6 +93,7 @@ class DeviceArena:
         self._lease = os.open(path.with_suffix(".lease"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._request = path.with_suffix(".request")
         self._asked = self._held = False
+        self._asked_s = self._held_s = 0.0
 
     def _open(self) -> None:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -101,7 +104,8 @@ class DeviceArena:
 
     def request(self) -> None:
         """Ask for the next turn. Only who has asked ever takes the lease."""
-        self._asked = True
+        if not self._asked:
+            self._asked, self._asked_s = True, time.monotonic()
         part = self._request.with_suffix(f".{self._owner}")
         part.write_text(self._owner)
         part.replace(self._request)
@@ -129,7 +133,7 @@ class DeviceArena:
         if self._held:
             os.ftruncate(self._lease, 0)
             fcntl.flock(self._lease, fcntl.LOCK_UN)
-            self._stats.scalar("", self._stats.step, arena_lease_count=0)
+            self._stats.scalar("", self._stats.step, arena_lease_count=0, arena_lease_held_s=time.monotonic() - self._held_s)
             logger.info("device lease released by %s", self._owner)
         self._asked = self._held = False
 
@@ -145,12 +149,19 @@ class DeviceArena:
             if time.monotonic() - start > patience_s:
                 break
             time.sleep(RETRY_S)
-        figures = {"wait_s": time.monotonic() - start, "attempts_count": failures + bool(allocation), "failed_count": failures}
-        used = {"used_bytes": self.used_bytes()}
-        self._stats.scalar("", self._stats.step, **{f"arena_{name}": value for name, value in {**figures, **used}.items()})
+        self._tell(time.monotonic() - start, failures, made=allocation is not None)
         if allocation is None:
             raise ArenaOutOfMemoryError(text)
         return allocation
+
+    def _tell(self, wait_s: float, failures: int, *, made: bool) -> None:
+        """An allocation that was made or given up; in the latter case also who has the lease, who may tell nothing himself."""
+        figures = {"wait_s": wait_s, "attempts_count": failures + made, "failed_count": failures, "given_up_count": not made}
+        told = {f"arena_{name}": value for name, value in {**figures, "used_bytes": self.used_bytes()}.items()}
+        self._stats.scalar("", self._stats.step, **told)
+        owner, held_s = ("", 0.0) if made else self.holder()
+        if owner not in ("", STRANGER):
+            self._stats.scalar_about(owner, "", self._stats.step, arena_lease_count=1, arena_lease_held_s=held_s)
 
     def used_bytes(self) -> int:
         """The sum of all live allocations, whoever made them."""
@@ -187,8 +198,9 @@ class DeviceArena:
         os.pwrite(self._lease, json.dumps({"owner": self._owner, "since_wall_s": time.time()}).encode(), 0)
         if self.wanted_by() == self._owner:
             self._request.unlink(missing_ok=True)
-        self._held = True
-        self._stats.scalar("", self._stats.step, arena_lease_count=1)
+        self._held, self._held_s = True, time.monotonic()
+        waited_s = self._held_s - self._asked_s
+        self._stats.scalar("", self._stats.step, arena_lease_count=1, arena_lease_wait_s=waited_s)
         logger.info("device lease taken by %s", self._owner)
         return True
 
@@ -198,7 +210,7 @@ class DeviceArena:
             lease = json.loads(os.pread(self._lease, 4096, 0))
             return str(lease["owner"]), time.time() - float(lease["since_wall_s"])
         except (ValueError, KeyError, TypeError):
-            return "another process", 0.0
+            return STRANGER, 0.0
 
     def _why(self, size: int, failures: int) -> str:
         owner, seconds = self.holder()

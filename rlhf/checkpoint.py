@@ -23,8 +23,7 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int) -> dict[s
 
     Raises OSError (RuntimeError from inside torch) when the file system does.
     """
-    parity, other = ("odd", "even") if step % 2 else ("even", "odd")
-    target = folder / f"{LINK}_{parity}"
+    target, other = _target(folder, step), _target(folder, step + 1)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name, item in state.items():
@@ -33,8 +32,16 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int) -> dict[s
     link = folder / LINK
     link.unlink(missing_ok=True)
     link.symlink_to(target.name)
-    shutil.rmtree(folder / f"{LINK}_{other}", ignore_errors=True)
+    shutil.rmtree(other, ignore_errors=True)
     return {path.name: path.stat().st_size for path in sorted(target.iterdir())}
+
+
+def size_of(folder: Path, step: int) -> int:
+    """Bytes of the files that lie where the checkpoint of `step` is, or should have been, written; 0 if that cannot be told."""
+    try:
+        return sum(path.stat().st_size for path in _target(folder, step).iterdir())
+    except OSError:
+        return 0
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], int]:
@@ -43,3 +50,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], int]:
     info = json.loads((latest / INFO).read_text())
     state = {name: torch.load(latest / f"{name}.pt", weights_only=True) for name in info["items"]}
     return state, int(info["step"])
+
+
+def _target(folder: Path, step: int) -> Path:
+    return folder / f"{LINK}_{'odd' if step % 2 else 'even'}"

@@ -132,8 +132,11 @@ class Controller:
             self._update_weights(step)
         self._notify(self.rollout.group, "rollout_start", step)
         logger.info("start to rollout, step: %d, epoch: %d", step, EPOCH)
+        start = time.monotonic()
         with self._timed("rollout_main"):
             batch = self.rollout.rollout(sample_prompts(self._config, step), step)
+        sizes = {"rollout_samples": len(batch), "samples_per_s": len(batch) / (time.monotonic() - start)}
+        self._stats.scalar("rollout", step, **means_of(batch), **sizes)
         logger.info("rollout succeeded, step: %d, epoch: %d", step, EPOCH)
         return batch
 
@@ -145,8 +148,10 @@ class Controller:
     def _train(self, batch: DistributedBatchMemory, step: int) -> dict[str, float]:
         self._notify(self.train.group, "train_start", step)
         logger.info("start to train, step: %d, epoch: %d", step, EPOCH)
+        start = time.monotonic()
         with self._timed("train_distributed_batch"):
             figures = self.train.train_distributed_batch(batch, step)
+        self._stats.scalar("train", step, samples_per_s=len(batch) / (time.monotonic() - start))
         logger.info("train succeeded, step: %d, epoch: %d", step, EPOCH)
         return figures
 
@@ -181,11 +186,11 @@ class Controller:
             logger.info("%s succeeded, step: %d, epoch: %d", name, step, EPOCH)
 
     def _record(self, batch: DistributedBatchMemory, figures: dict[str, float], step: int, seconds: float) -> None:
-        means = {name: float(batch[key].float().mean()) for name, key in MEANS.items()}
-        sizes = {"batch_samples": len(batch), "samples_per_s": len(batch) / seconds}
+        """A step that was done, to its end."""
         self._stats.scalar("train", step, **figures)
-        self._stats.scalar("rollout", step, **means, **sizes)
-        told = ", ".join(f"{name}: {value:.4f}" for name, value in {**means, **figures}.items())
+        self._stats.scalar("rollout", step, batch_samples=len(batch))
+        self._stats.scalar("", step, samples_per_s=len(batch) / seconds)
+        told = ", ".join(f"{name}: {value:.4f}" for name, value in {**means_of(batch), **figures}.items())
         logger.info("step: %d, epoch: %d, %s", step, EPOCH, told)
 
     @contextmanager
@@ -208,3 +213,8 @@ STAGE_OF = {
     "latest_recover_save": "checkpoint",
     "periodic_recover_save": "checkpoint",
 }
+
+
+def means_of(batch: DistributedBatchMemory) -> dict[str, float]:
+    """Means over the samples of those figures that a batch has."""
+    return {name: float(batch[key].float().mean()) for name, key in MEANS.items() if key in batch}

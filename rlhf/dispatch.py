@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from typing import Any
 
 from rlhf import workers
@@ -63,6 +65,9 @@ class Dispatch:
                 f"a {self._role} worker takes {' and '.join(self._worker.events) or 'no event'}, not {event!r}"
             )
         logger.info("event %s, global_step: %d", event, step)
+        sent_s = meta.get("sent_wall_s")
+        if isinstance(sent_s, float) and math.isfinite(sent_s):
+            self._stats.scalar("", step, **{f"event/{event}/delay_s": time.time() - sent_s})
         if self._overtaken(meta.get("number", self._newest)):
             logger.warning("event %s of step %d comes after a later one and is not obeyed", event, step)
         else:

@@ -41,7 +41,7 @@ def run(job_dir: Path) -> None:
     """The whole job. Raises what ended it, after cleanup."""
     config = load_config(job_dir / "config.json")
     with StatsTracker(job_dir / "stats" / "controller.jsonl", "controller") as stats:
-        scheduler, members = SchedulerClient(config), open_membership(config, stats)
+        scheduler, members = SchedulerClient(config, stats), open_membership(config, stats)
         die_by_sigterm(scheduler, stats, members)
         try:
             controller = (SftController if config.workload == "sft" else Controller)(config, stats)
@@ -50,7 +50,7 @@ def run(job_dir: Path) -> None:
                 settings, backoff = RestartSettings.from_environment(), BACKOFF.scaled(config.time_scale)
                 controller.revival = Revival(scheduler, hands, settings, stats, backoff)
             with stats.record_timing("init", "init"), seam.stage("init", -1):
-                start(config, scheduler, controller)
+                start(config, scheduler, controller, stats)
             if members is not None:
                 members.begin(beating(config))
                 scheduler.restarted = members.expect
@@ -75,10 +75,10 @@ def open_membership(config: JobConfig, stats: StatsTracker) -> Membership | None
     return Membership(config, stats)
 
 
-def start(config: JobConfig, scheduler: SchedulerClient, controller: Controller) -> None:
+def start(config: JobConfig, scheduler: SchedulerClient, controller: Controller, stats: StatsTracker) -> None:
     """Until every engine is ready."""
     if config.posture.metaserver == "controller":
-        metaserver.serve_beside(metaserver.MetaServer().app(), listen("metaserver", "weights"))
+        metaserver.serve_beside(metaserver.MetaServer(stats).app(), listen("metaserver", "weights"))
         register("metaserver")
     scheduler.submit("services", ["reward"] if config.posture.metaserver == "controller" else ["metaserver", "reward"])
     actor = scheduler.submit("actor", ranked(config, Role.TRAIN))

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from rlhf.plain import parse_json
 from rlhf.request_id import REQUEST_ID
+from rlhf.stats import StatsTracker
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +21,10 @@ CLIENT_MAX_BYTES = 2 << 30
 
 
 class MetaServer:
-    """Handlers over dictionaries."""
+    """Handlers over dictionaries. What they hold is told with every JSON value put, which makes chunks visible, and delete."""
 
-    def __init__(self) -> None:
+    def __init__(self, stats: StatsTracker) -> None:
+        self._stats = stats
         self._binary: dict[str, bytes] = {}
         self._json: dict[str, Any] = {}
         self._next_ids: dict[str, int] = {}
@@ -66,6 +68,7 @@ class MetaServer:
         except ValueError as error:
             return web.Response(status=400, text=f"value of '{key}' is not JSON: {error}")
         logger.info("stored %s request_id=%s", key, request.headers.get(REQUEST_ID, "-"))
+        self._tell_size()
         await self._tell()
         return web.json_response({"stored": key})
 
@@ -126,11 +129,19 @@ class MetaServer:
         found = [(store, name) for store in (self._binary, self._json) for name in store if f"{name}/".startswith(f"{key}/")]
         for store, name in found:
             del store[name]
+        self._tell_size()
         return web.json_response({"deleted": key}) if found else _not_found(key)
 
     async def _health(self, _: web.Request) -> web.Response:
-        size = sum(len(value) for value in self._binary.values())
-        return web.json_response({"status": "healthy", "storage_size": size})
+        return web.json_response({"status": "healthy", "storage_size": self._size()})
+
+    def _size(self) -> int:
+        """Bytes of all binary values."""
+        return sum(map(len, self._binary.values()))
+
+    def _tell_size(self) -> None:
+        keys = len(self._binary) + len(self._json)
+        self._stats.scalar("", -1, store_bytes=self._size(), store_keys_count=keys)
 
 
 def _not_found(key: str) -> web.Response:

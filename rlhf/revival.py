@@ -66,6 +66,8 @@ class Revival:
         #: What each hand has yet to make engines of; what it has made it must not make again when another one fails.
         self._unmade: list[set[str]] = [set() for _ in hands]
 
+        self._tell()
+
     def survive(self, act: Callable[[], T]) -> T:
         """What `act` returns, in the end. Raises what it raised when nothing is lost, or is lost in vain or too often."""
         while True:
@@ -109,8 +111,13 @@ class Revival:
             raise cause from error
         finally:
             self._metrics.restarted(time.monotonic(), succeeded=succeeded)
-            self._stats.scalar("", self._stats.step, **self._metrics.figures())
+            self._tell()
         logger.info("%s listening again after %.2fs", _are(lost), time.monotonic() - start)
+
+    def _tell(self) -> None:
+        """Restarts so far, none included; what is told of requests is for clients of a server."""
+        figures = {name: value for name, value in self._metrics.figures().items() if name.startswith("restart")}
+        self._stats.scalar("", self._stats.step, **figures)
 
     def _allow(self, component: str, cause: EngineError) -> None:
         """Count a restart of a component. Raises `cause` when restarts are switched off, or were too many of late."""

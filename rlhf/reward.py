@@ -13,6 +13,7 @@ from rlhf.errors import FrameworkError
 from rlhf.links import open_session
 from rlhf.plain import parse_json
 from rlhf.request_id import REQUEST_ID
+from rlhf.stats import StatsTracker
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +45,14 @@ async def _health(_: web.Request) -> web.Response:
 class RewardClient:
     """A rollout worker's scorer; announces the stage `reward`. Set `step` before use."""
 
-    def __init__(self, component: str, config: JobConfig):
+    def __init__(self, component: str, config: JobConfig, stats: StatsTracker):
         self.step = -1
-        self._config = config
+        self._config, self._stats = config, stats
         self._session = open_session(component, "reward", "reward")
 
     def score(self, prompts: list[str], completions: list[str]) -> list[float]:
         """A reward in [0, 1] for each completion. Raises FrameworkError (RewardError)."""
-        with seam.stage("reward", self.step):
+        with seam.stage("reward", self.step), self._stats.record_call("reward", "score", "reward"):
             body = {"prompts": prompts, "completions": completions}
             try:
                 with beats.unless_offline("reward", self._session):

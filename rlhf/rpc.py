@@ -54,6 +54,14 @@ class OfflineError(RpcError):
 class _AgainError(Exception):
     """It may be sent again: the callee has not seen a whole request, or hears of an event twice, which is as good as once."""
 
+    status = 0
+
+
+class _UnreadError(_AgainError):
+    """The callee says that the request did not come in time."""
+
+    status = int(requests.codes.request_timeout)
+
 
 class RpcClient:
     """Calls one component over one of its links, one call at a time."""
@@ -87,7 +95,7 @@ class RpcClient:
         """
         acked, told = self._config.posture.acked_events, {"event": event, "global_step": global_step}
         self._events += 1
-        meta = {**told, "number": self._events}
+        meta = {**told, "number": self._events, "sent_wall_s": time.time()}
         for left in reversed(range(EVENT_TRIES if acked else 1)):
             try:
                 heard, _ = self._call(EVENT, event, meta, {}, self._config.timeout_s("event"))
@@ -135,7 +143,7 @@ class RpcClient:
         """One call with its retries, timed and counted."""
         nominal = policy or self._policy
         start, body, request_id = time.monotonic(), wire.encode(meta, tensors), new_request_id()
-        retries, failed = 0, 1
+        retries, outcome = 0, 0
 
         def told(failures: int, error: BaseException, _: float) -> None:
             nonlocal retries
@@ -147,15 +155,19 @@ class RpcClient:
                 reply = nominal.scaled(self._config.time_scale).call(
                     lambda: self._send(path, name, body, request_id, timeout_s), (_AgainError,), before_wait=told
                 )
-            failed = 0
+            outcome = requests.codes.ok
         except _AgainError as error:
+            outcome = error.status
             raise self._given_up(path, name, error, request_id) from error
+        except RpcError as error:
+            outcome = error.status
+            raise
         else:
             return reply
         finally:
-            figures = {"latency_s": time.monotonic() - start, "retries": retries, "failed_count": failed}
-            told_as = {f"rpc/{name}/{key}": value for key, value in figures.items()}
-            self._stats.scalar_about(self.component, "", self._stats.step, **told_as)
+            failure = {} if outcome == requests.codes.ok else {"status_code": outcome}
+            figures = {"latency_s": time.monotonic() - start, "retries": retries, "failed_count": len(failure)}
+            self._stats.call(self.component, name, {**figures, **failure})
 
     @staticmethod
     def _tell_retry(nominal: RetryPolicy, failures: int, error: BaseException, request_id: str) -> None:
@@ -199,7 +211,7 @@ class RpcClient:
 
     def _read(self, name: str, request_id: str, response: requests.Response) -> Reply:
         if response.status_code == requests.codes.request_timeout:
-            raise _AgainError(f"HTTP error: 408 - {response.text}.")
+            raise _UnreadError(f"HTTP error: 408 - {response.text}.")
         if response.status_code != requests.codes.ok:
             logger.error("Non-retryable HTTP error: %d - %s request_id=%s", response.status_code, response.text, request_id)
             raise RpcError(self.component, name, f"HTTP {response.status_code}: {response.text}", response.status_code)

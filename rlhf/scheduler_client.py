@@ -12,6 +12,7 @@ import requests
 from rlhf.config import JobConfig
 from rlhf.errors import FrameworkError
 from rlhf.links import open_session
+from rlhf.stats import StatsTracker
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,8 @@ POLL_S = 0.1
 class SchedulerClient:
     """Remembers what it submitted, in order."""
 
-    def __init__(self, config: JobConfig):
-        self._config = config
+    def __init__(self, config: JobConfig, stats: StatsTracker):
+        self._config, self._stats = config, stats
         self._session = open_session("controller", "scheduler", "scheduler")
         self._uids: list[str] = []
         self._job_of: dict[str, str] = {}
@@ -100,7 +101,8 @@ class SchedulerClient:
             uid = self._uids.pop(0)
             logger.info("Stopping job with UID: %s", uid)
             try:
-                self._ask("POST", f"{JOBS_URL}/{uid}/cancel", self._config.timeout_s("stop_job"))
+                with self._stats.record_call("scheduler", "stop_job", "cleanup"):
+                    self._ask("POST", f"{JOBS_URL}/{uid}/cancel", self._config.timeout_s("stop_job"))
             except (requests.RequestException, FrameworkError) as error:
                 told = "Request timeout" if isinstance(error, requests.Timeout) else error
                 logger.log(level, "Error stopping job %s: %s", uid, told)

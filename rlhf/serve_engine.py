@@ -50,7 +50,7 @@ def main(component: str, job_dir: Path) -> None:
         return
     register(component)
     if role in (Role.METASERVER, Role.REWARD):
-        _serve_store(role, listener)
+        _serve_store(role, listener, stats)
     else:
         _serve_worker(component, config, listener, stats)
 
@@ -66,10 +66,10 @@ def _listen(component: str, purpose: str) -> socket.socket:
         sys.exit(PORT_TAKEN)
 
 
-def _serve_store(role: str, listener: socket.socket) -> None:
+def _serve_store(role: str, listener: socket.socket, stats: StatsTracker) -> None:
     from rlhf import metaserver, reward
 
-    app = metaserver.MetaServer().app() if role == "metaserver" else reward.app()
+    app = metaserver.MetaServer(stats).app() if role == "metaserver" else reward.app()
     metaserver.serve_forever(app, listener)
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 from rlhf import seam
-from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig
-from rlhf.controller import Controller
+from rlhf.controller import Controller, means_of
 from rlhf.sft import right_answers
 from rlhf.stats import StatsTracker
 from rlhf.train_controller import TrainController
-
-logger = logging.getLogger(__name__)
 
 
 class SftController(Controller):
@@ -29,16 +25,10 @@ class SftController(Controller):
     def _step(self, step: int) -> None:
         start = time.monotonic()
         batch = right_answers(self._config, step)
+        self._stats.scalar("train", step, **means_of(batch))
         with self._timed("e2e"), self._timed("train_step"):
             with seam.stage("train", step):
                 figures = self._survive(lambda: self._train(batch, step))
             self._save_if_due(step)
             self._survive(lambda: self._notify(self.train.group, "train_end", step))
         self._record(batch, figures, step, time.monotonic() - start)
-
-    def _record(self, batch: DistributedBatchMemory, figures: dict[str, float], step: int, seconds: float) -> None:
-        means = {"seqlen": float(batch["seqlen"].float().mean())}
-        sizes = {"batch_samples": float(len(batch)), "samples_per_s": len(batch) / seconds}
-        self._stats.scalar("train", step, **figures, **means, **sizes)
-        told = ", ".join(f"{name}: {value:.4f}" for name, value in {**means, **figures}.items())
-        logger.info("step: %d, epoch: 0, %s", step, told)

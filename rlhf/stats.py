@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ UNITS = (
     ("retries", "count"),
     ("_count", "count"),
     ("version", "count"),
+    ("_code", "code"),
 )
 
 
@@ -44,7 +45,7 @@ def unit_of(metric: str) -> str:
 
 
 class StatsTracker:
-    """Appends to one file, a whole line at a time. Set `step` as the loop goes on; -1 is before the first."""
+    """Appends to one file, whole lines at a time. Set `step` as the loop goes on; -1 is before the first."""
 
     def __init__(self, path: Path, component: str):
         self.component = component
@@ -58,16 +59,29 @@ class StatsTracker:
         try:
             yield
         finally:
-            self._write(stage, self.step, f"timeperf/{key}", time.monotonic() - start)
+            self._write(stage, self.step, {f"timeperf/{key}": time.monotonic() - start})
+
+    @contextmanager
+    def record_call(self, component: str, name: str, stage: str = "") -> Iterator[None]:
+        """Record the enclosed block, one request to ``component``, also when it fails."""
+        start, failed = time.monotonic(), True
+        try:
+            yield
+            failed = False
+        finally:
+            self.call(component, name, {"latency_s": time.monotonic() - start, "failed_count": failed}, stage)
+
+    def call(self, component: str, name: str, figures: Mapping[str, float], stage: str = "") -> None:
+        """Record one call of ``component``, its retries included, as `rpc/{name}/...`."""
+        self._write(stage, self.step, {f"rpc/{name}/{key}": value for key, value in figures.items()}, component)
 
     def scalar(self, stage: str, step: int, **values: float) -> None:
         """Record figures by name. One that is not finite is dropped with a warning: it would poison every mean after it."""
-        self.scalar_about("", stage, step, **values)
+        self._write(stage, step, values)
 
     def scalar_about(self, component: str, stage: str, step: int, **values: float) -> None:
         """Record figures about another component."""
-        for metric, value in values.items():
-            self._write(stage, step, metric, value, component)
+        self._write(stage, step, values, component)
 
     def close(self) -> None:
         self._file.close()
@@ -78,11 +92,15 @@ class StatsTracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _write(self, stage: str, step: int, metric: str, value: float, component: str = "") -> None:
-        unit = unit_of(metric)
-        if not math.isfinite(value):
-            logger.warning("%s: %s of step %d is %s and is not recorded", self.component, metric, step, value)
-            return
-        line = {"wall_s": time.time(), "mono_s": time.monotonic(), "step": step, "stage": stage}
-        line |= {"component": component} if component else {}
-        self._file.write(json.dumps({**line, "metric": metric, "unit": unit, "value": float(value)}) + "\n")
+    def _write(self, stage: str, step: int, values: Mapping[str, float], component: str = "") -> None:
+        """All at once: the file is written to once, and they bear the same time."""
+        common = {"wall_s": time.time(), "mono_s": time.monotonic(), "step": step, "stage": stage}
+        common |= {"component": component} if component else {}
+        begin, told = json.dumps(common)[:-1], []
+        for metric, value in values.items():
+            unit = unit_of(metric)
+            if math.isfinite(value):
+                told.append(f'{begin}, "metric": {json.dumps(metric)}, "unit": "{unit}", "value": {float(value)!r}}}\n')
+            else:
+                logger.warning("%s: %s of step %d is %s and is not recorded", self.component, metric, step, value)
+        self._file.write("".join(told))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlhf import checkpoint as parity_checkpoint
 from rlhf.arena import ArenaOutOfMemoryError
 from rlhf.batch import DistributedBatchMemory
 from rlhf.colocation import RolloutDevice, TrainDevice
@@ -83,11 +85,17 @@ class TrainWorker:
         folder = job_dir() / "recover"
         if epoch >= 0:
             folder /= periodic_name(epoch, step)
+        start, size = time.monotonic(), 0
         try:
             with self._device.still():
-                return {"bytes": sum(self._engine.save(folder, step).values())}, {}
+                size = sum(self._engine.save(folder, step).values())
         except (OSError, RuntimeError) as error:
+            size = parity_checkpoint.size_of(folder, step)
             raise TrainEngineError("SaveError", f"Failed to save checkpoint of step {step}: {error}") from error
+        finally:
+            if self._rank == 0:  # who writes
+                self._stats.scalar("checkpoint", step, checkpoint_bytes=size, checkpoint_s=time.monotonic() - start)
+        return {"bytes": size}, {}
 
     def rescue(self, _: Tensors, step: int) -> Reply:
         """Put down the state after `step` for workers that are to be started again."""
@@ -133,7 +141,7 @@ class RolloutWorker:
         self._device = RolloutDevice(component, config, stats)
         self._store = WeightStore(component, config)
         self._disk = DiskWeights(job_dir(), config)
-        self._reward = RewardClient(component, config)
+        self._reward = RewardClient(component, config, stats)
 
     def _open_engine(self, _: str, rank: int) -> RolloutEngine | ServedRolloutEngine:
         return RolloutEngine(self._config, rank)
@@ -159,10 +167,18 @@ class RolloutWorker:
         self._device.hear(event)
 
     def generate(self, tensors: Tensors, step: int) -> Reply:
-        self._reward.step = step
+        start, self._reward.step = time.monotonic(), step
         batch = self._sample(DistributedBatchMemory(tensors), step)
-        self._stats.scalar("rollout", step, batch_samples=len(batch), weights_version=self._engine.version)
+        self._tell(batch, step, time.monotonic() - start)
         return {}, batch.state()
+
+    def _tell(self, batch: DistributedBatchMemory, step: int, seconds: float) -> None:
+        """What was sampled, how fast, and by which weights; the initial ones are those of version 0."""
+        version = self._engine.version
+        means = {name: float(batch[key].float().mean()) for name, key in (("reward", "rewards"), ("seqlen", "seqlen"))}
+        sizes = {"batch_samples": len(batch), "sample_s": seconds / max(len(batch), 1)}
+        self._stats.scalar("rollout", step, **sizes, **means)
+        self._stats.scalar("rollout", step, weights_version=version, staleness_count=step - max(version, 0))
 
     def _sample(self, prompts: DistributedBatchMemory, step: int) -> DistributedBatchMemory:
         assert isinstance(self._engine, RolloutEngine)

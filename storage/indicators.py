@@ -1,103 +1,45 @@
-"""The plan's five scenario tables: which metric is which indicator, and the one query that fills each table from real runs.
+"""The plan's five scenario tables, each filled from real runs by one query.
 
-A row is told twice where the scenario has a target: for the target, and for its peers. *healthy* is the scenario's control arm
-and the runs of no-fault; *fault* is what came after the fault had been applied, in the other arms, and for what the sampler
-read, until it was gone. A metric that no source here has (a GPU's, on a machine without one) is a row without numbers.
+A row is told twice where the scenario has a target: for the target, and for its peers; a link is the target's where it ends
+there. *healthy* is the scenario's control arm and the runs of no-fault; *fault* is what came after the fault had been applied,
+in one other arm, and for what the sampler read, until it was gone. What it read before the first step belongs to neither.
+A metric that no run has (a GPU's, on a machine without one) is a row without numbers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from storage.catalogue import Answer, query
+from storage.plan_indicators import PLAN, Metric
 
-
-@dataclass(frozen=True)
-class Indicator:
-    """``role`` and ``stage`` narrow the metric; empty = any. ``name`` is the plan's indicator, in English."""
-
-    name: str
-    metric: str
-    role: str = ""
-    stage: str = ""
-
-
-_I = Indicator
-_MACHINE = (_I("network throughput, sent", "net_tx_bytes_per_s"), _I("TCP segments sent again", "tcp_retransmits_per_s"))
-_GPU = (_I("GPU utilisation", "gpu_utilization_ratio"), _I("GPU memory used", "gpu_memory_used_bytes"))
-_WORKER = (_I("CPU", "cpu_ratio"), _I("resident memory", "rss_bytes"), _I("alive", "process_alive"))
-
-#: By the scenario that shows it here, in the plan's order.
-TABLES_OF_THE_PLAN: dict[str, tuple[Indicator, ...]] = {
-    "weight-sync-link": (
-        _I("weights_update in all", "timeperf/weights_update_step", "controller"),
-        _I("upload_weights", "rpc/upload_weights/latency_s", "train"),
-        _I("update_weights", "rpc/update_weights/latency_s", "rollout"),
-        _I("memory of the MetaServer", "rss_bytes", "metaserver"),
-        *_MACHINE,
-        *(_I(one.name, one.metric, "train") for one in (*_GPU, *_WORKER)),
-        _I("network throughput, received", "net_rx_bytes_per_s"),
-    ),
-    "rollout-cpu-oom": (
-        _I("rollout in all", "timeperf/rollout_step", "controller"),
-        _I("train in all", "timeperf/train_step", "controller"),
-        _I("rollout throughput", "samples_per_s"),
-        _I("batch size", "batch_samples"),
-        _I("generate", "rpc/generate/latency_s", "rollout"),
-        *(_I(one.name, one.metric, "rollout") for one in (*_GPU, *_WORKER)),
-        _I("put off the core", "involuntary_switches_per_s", "rollout"),
-        _I("memory left on the machine", "host_memory_available_bytes"),
-        _I("samples a train worker got", "samples", "train"),
-    ),
-    "train-oom-masked": (
-        _I("train in all", "timeperf/train_step", "controller"),
-        _I("cleanup in all", "timeperf/cleanup", "controller"),
-        _I("train_batch", "rpc/train_batch/latency_s", "train"),
-        _I("memory used on the shared device", "arena_used_bytes", "train"),
-        _I("allocations that failed", "arena_failed_count", "train"),
-        *(_I(one.name, one.metric, "train") for one in (*_GPU, *_WORKER)),
-        _I("stop_job", "rpc/stop_job/latency_s"),
-    ),
-    "colocated-handover-lost": (
-        _I("rollout_start event", "timeperf/notify_rollout_start_event", "controller"),
-        _I("rollout in all", "timeperf/rollout_step", "controller"),
-        _I("event to a rollout worker", "rpc/rollout_start/latency_s", "rollout"),
-        _I("lease of the shared device", "arena_lease_count"),
-        _I("memory used on the shared device", "arena_used_bytes"),
-        _I("attempts of an allocation", "arena_attempts_count", "rollout"),
-        _I("allocations that failed", "arena_failed_count", "rollout"),
-        _I("waiting for an allocation", "arena_wait_s", "rollout"),
-        *(_I(one.name, one.metric) for one in (*_GPU, *_WORKER)),
-    ),
-    "checkpoint-torn": (
-        _I("latest_recover_save", "timeperf/latest_recover_save", "controller"),
-        _I("weights_update in all", "timeperf/weights_update_step", "controller"),
-        _I("save", "rpc/save/latency_s", "train"),
-        _I("upload_weights", "rpc/upload_weights/latency_s", "train"),
-        _I("written to storage", "write_bytes_per_s", "train"),
-        _I("read from storage", "read_bytes_per_s", "train"),
-        _I("time waiting for storage", "psi_io_some_ratio"),
-        *(_I(one.name, one.metric, "train") for one in _WORKER),
-    ),
+#: What is made from logs, announcements and other metrics by the query itself, and its unit.
+DERIVED = {
+    "log/fault_to_error_s": "s",
+    "log/error_to_controller_s": "s",
+    "log/first_to_last_error_s": "s",
+    "stage/fault_to_error_steps": "count",
+    "gpu_memory_growth_bytes_per_s": "bytes/s",
 }
+#: Those parts of the plan that are of one scenario.
+SCENARIOS = ("weight-sync-link", "rollout-cpu-oom", "train-oom-masked", "colocated-handover-lost", "checkpoint-torn")
 
 
-def plan_table(scenario: str) -> Answer:
+def plan_table(scenario: str, arm: str = "legacy") -> Answer:
     """The plan's table of a scenario, from all its valid runs. ValueError names the scenarios that have one.
 
-    Columns: place, indicator, who (role, or target and peers), unit, healthy_n, healthy_mean, healthy_sd, fault_n, fault_mean,
-    fault_min, fault_max. Figures are null where nothing was measured.
+    Columns: place, indicator, metric, who (role, or target and peers), unit, healthy_n, healthy_mean, healthy_sd, fault_n,
+    fault_mean, fault_min, fault_max. Figures are null where nothing was measured.
     """
-    return query(plan_table_sql(scenario), parameters={"scenario": scenario})
+    return query(plan_table_sql(scenario), parameters={"scenario": scenario, "arm": arm})
 
 
 def plan_table_sql(scenario: str) -> str:
-    """The query; it takes ``$scenario``."""
-    if scenario not in TABLES_OF_THE_PLAN:
-        raise ValueError(f"no table of the plan for {scenario!r}; for: {', '.join(TABLES_OF_THE_PLAN)}")
+    """The query; it takes ``$scenario`` and ``$arm``."""
+    if scenario not in SCENARIOS:
+        raise ValueError(f"no table of the plan for {scenario!r}; for: {', '.join(SCENARIOS)}")
     rows = [
-        f"({place}, {_text(one.name)}, {_text(one.metric)}, {_text(one.role)}, {_text(one.stage)})"
-        for place, one in enumerate(TABLES_OF_THE_PLAN[scenario], start=1)
+        f"({place}, {nth}, {_text(row.name)}, {_text(one.name)}, {_text(one.role)}, {_text(one.stage)})"
+        for place, row in enumerate(PLAN[scenario], start=1)
+        for nth, one in enumerate(row.metrics or (Metric("", ""),))
     ]
     return _QUERY.replace("/* wanted */", ",\n           ".join(rows))
 
@@ -107,40 +49,68 @@ def _text(text: str) -> str:
 
 
 _QUERY = """
-WITH wanted(place, indicator, metric, of_role, of_stage) AS (
+WITH wanted(place, nth, indicator, metric, of_role, of_stage) AS (
     VALUES /* wanted */
 ),
 chosen AS (
-    SELECT run_id, arm <> 'control' AND scenario <> 'no-fault' AS faulty FROM runs
-    WHERE valid AND (scenario = $scenario OR scenario = 'no-fault')
+    SELECT run_id, scenario <> 'no-fault' AND arm <> 'control' AS faulty FROM runs
+    WHERE valid AND (scenario = 'no-fault' OR (scenario = $scenario AND arm IN ('control', $arm)))
 ),
 faults AS (
     SELECT run_id, min(wall_s) FILTER (state = 'applied') AS from_s,
+           arg_min(step, wall_s) FILTER (state = 'applied') AS at_step,
            coalesce(max(wall_s) FILTER (state = 'gone'), 'infinity'::DOUBLE) AS to_s,
-           list_distinct(list(split_part(split_part(target, '>', 1), ':', 1))) AS targets
-    FROM injections GROUP BY run_id
+           list_distinct(flatten(list(regexp_extract_all(target, '[a-z]+[0-9]+')))) AS targets
+    FROM injections JOIN chosen USING (run_id) GROUP BY run_id
+),
+errors AS (
+    SELECT run_id, any_value(from_s) AS from_s, min(wall_s) AS first_s, max(wall_s) AS last_s,
+           min(wall_s) FILTER (component = 'controller') AS controller_s
+    FROM logs JOIN faults USING (run_id) WHERE level = 'ERROR' AND wall_s >= from_s GROUP BY run_id
+),
+failed AS (
+    SELECT run_id, min(wall_s) AS wall_s, min(events.step) - any_value(at_step) AS steps
+    FROM events JOIN faults USING (run_id) WHERE phase = 'error' AND events.step >= at_step GROUP BY run_id
+),
+derived AS (
+    SELECT run_id, first_s AS wall_s, 'job' AS component, 0 AS step, '' AS stage, 'log/fault_to_error_s' AS metric, 's' AS unit,
+           first_s - from_s AS value FROM errors
+    UNION ALL SELECT run_id, controller_s, 'job', 0, '', 'log/error_to_controller_s', 's', controller_s - first_s FROM errors
+    UNION ALL SELECT run_id, last_s, 'job', 0, '', 'log/first_to_last_error_s', 's', last_s - first_s FROM errors
+    UNION ALL SELECT run_id, wall_s, 'job', 0, '', 'stage/fault_to_error_steps', 'count', steps FROM failed
+    UNION ALL SELECT run_id, wall_s, component, -1, '', 'gpu_memory_growth_bytes_per_s', 'bytes/s',
+           (value - lag(value) OVER beats) / nullif(wall_s - lag(wall_s) OVER beats, 0)
+    FROM metrics WHERE metric = 'gpu_memory_used_bytes' WINDOW beats AS (PARTITION BY run_id, component ORDER BY wall_s)
+),
+figures AS (
+    SELECT run_id, wall_s, component, step, stage, metric, unit, value,
+           min(wall_s) FILTER (step >= 0) OVER (PARTITION BY run_id) AS begun_s
+    FROM metrics JOIN chosen USING (run_id)
+    UNION ALL SELECT *, NULL FROM derived
 ),
 told AS (
-    SELECT place, unit, value, faulty, regexp_replace(component, '[0-9]+$', '') AS role,
-           coalesce(list_contains(targets, component), false) AS is_target
-    FROM metrics JOIN chosen USING (run_id) LEFT JOIN faults USING (run_id)
+    SELECT place, nth, unit, value, faulty, regexp_replace(component, '[0-9]+(>|:|$)', '\\1', 'g') AS role,
+           coalesce(list_has_any(targets, regexp_extract_all(component, '[a-z]+[0-9]+')), false) AS is_target
+    FROM figures JOIN chosen USING (run_id) LEFT JOIN faults USING (run_id)
     JOIN wanted USING (metric)
     WHERE value IS NOT NULL AND isfinite(value)
-      AND of_role IN ('', regexp_replace(component, '[0-9]+$', '')) AND of_stage IN ('', coalesce(stage, ''))
+      AND of_role IN ('', regexp_replace(component, '[0-9]+(>|:|$)', '\\1', 'g')) AND of_stage IN ('', coalesce(stage, ''))
+      AND (step >= 0 OR begun_s IS NULL OR wall_s >= begun_s)
       AND (NOT faulty OR (wall_s >= from_s AND (step >= 0 OR wall_s <= to_s)))
 ),
 sides AS (
-    SELECT DISTINCT place, unit, role, is_target FROM told WHERE faulty
-    UNION SELECT DISTINCT place, unit, role, false FROM told WHERE NOT faulty
+    SELECT DISTINCT place, nth, unit, role, is_target FROM told WHERE faulty
+    UNION SELECT DISTINCT place, nth, unit, role, false FROM told WHERE NOT faulty
 )
-SELECT wanted.place, indicator, CASE WHEN sides.is_target THEN sides.role || ', target' ELSE sides.role END AS who, sides.unit,
+SELECT wanted.place, indicator, wanted.metric,
+       CASE WHEN sides.is_target THEN sides.role || ', target' ELSE sides.role END AS who, sides.unit,
        count(value) FILTER (NOT faulty) AS healthy_n, avg(value) FILTER (NOT faulty) AS healthy_mean,
        stddev_samp(value) FILTER (NOT faulty) AS healthy_sd,
        count(value) FILTER (faulty AND told.is_target = sides.is_target) AS fault_n,
        avg(value) FILTER (faulty AND told.is_target = sides.is_target) AS fault_mean,
        min(value) FILTER (faulty AND told.is_target = sides.is_target) AS fault_min,
        max(value) FILTER (faulty AND told.is_target = sides.is_target) AS fault_max
-FROM wanted LEFT JOIN sides USING (place)
-LEFT JOIN told ON told.place = sides.place AND told.unit = sides.unit AND told.role = sides.role
-GROUP BY ALL ORDER BY wanted.place, who
+FROM wanted LEFT JOIN sides USING (place, nth)
+LEFT JOIN told ON told.place = sides.place AND told.nth = sides.nth AND told.unit = sides.unit AND told.role = sides.role
+GROUP BY 1, 2, 3, 4, 5, wanted.nth ORDER BY wanted.place, wanted.nth, who
 """

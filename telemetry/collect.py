@@ -12,7 +12,7 @@ from storage.layout import RunPaths
 from storage.schemas import TABLES
 from storage.writer import TableWriter, remove_segments
 from telemetry.application import stats_columns
-from telemetry.events import split_history
+from telemetry.events import Row, split_history, stage_columns
 from telemetry.loglines import log_columns, parse_log
 from telemetry.registry import RegistryWatch
 
@@ -25,7 +25,7 @@ _LOG_ROWS = 50_000
 
 
 def collect_run(paths: RunPaths, plan: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write events, injections, logs and application metrics of a run; rows already collected are replaced.
+    """Write events, injections, logs and the job's metrics of a run; rows already collected are replaced.
 
     Plan and history are given by the caller, who is a reader of truth. Returns ``{"rows": {table: count}, "problems": [...]}``;
     a damaged or strange file is named in ``problems`` and left out. Raises TableWriteError on a full disk.
@@ -34,7 +34,7 @@ def collect_run(paths: RunPaths, plan: dict[str, Any], history: list[dict[str, A
     rows = {
         "events": _store(paths, "events", [events]),
         "injections": _store(paths, "injections", [injections]),
-        "metrics": _store(paths, "metrics", _stats(paths, problems)),
+        "metrics": _store(paths, "metrics", _metrics(paths, events, problems)),
         "logs": _store(paths, "logs", _logs(paths, problems)),
     }
     return {"rows": rows, "problems": problems}
@@ -49,13 +49,15 @@ def _store(paths: RunPaths, table: str, batches: Iterable[Batch]) -> int:
     return count
 
 
-def _stats(paths: RunPaths, problems: list[str]) -> Iterator[dict[str, list[Any]]]:
+def _metrics(paths: RunPaths, events: list[Row], problems: list[str]) -> Iterator[dict[str, list[Any]]]:
+    """What the job told of itself, then what follows from what it announced."""
     hosts = host_of_components(paths.registry)
     for path in _plain_files(paths.stats, ".jsonl", problems):
         records, torn = read_json_lines(path)
         columns, strange = stats_columns(path.stem, hosts.get(path.stem, ""), records, f"stats/{path.name}")
         problems += [f"stats/{sentence}" for sentence in torn] + strange
         yield columns
+    yield stage_columns(events, hosts)
 
 
 def _logs(paths: RunPaths, problems: list[str]) -> Iterator[dict[str, list[object]]]:

@@ -1,8 +1,9 @@
-"""Turn the history (what the seam announced, what was done about it) into rows of the events and injections tables."""
+"""Turn the history (what the seam announced, what was done about it) into rows of the events, injections and metrics tables."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 Row = tuple[Any, ...]
@@ -15,6 +16,9 @@ _EVENT_FIELDS: dict[str, Any] = {
     "stage": str,
     "phase": str,
 }
+STAGE_COLUMNS = ("wall_s", "mono_s", "component", "host", "step", "stage", "metric", "unit", "value")
+#: Metric and unit of what is made of the announcements.
+STAGE_METRICS = (("stage_failed_count", "count"), ("stage_gap_s", "s"))
 _TOLD = ("wall_s", "mono_s", "what", "fault_id")
 
 
@@ -33,6 +37,28 @@ def split_history(history: list[dict[str, Any]], plan: dict[str, Any]) -> tuple[
         else:
             injections.append(_injection_row(line, faults.get(str(line.get("fault_id")), {})))
     return events, injections, problems
+
+
+def stage_columns(events: list[Row], hosts: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Columns of the metrics table from rows of EVENTS: how each stage ended, and how long after the one before it began.
+
+    The one before is the component's own, in the same step. ``hosts`` tells where a component is.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in STAGE_COLUMNS}
+    ended: dict[tuple[str, int], float] = {}
+    for wall_s, mono_s, component, _, step, stage, phase, _ in sorted(events, key=lambda row: row[1]):
+        before = ended.pop((component, step), None)
+        if phase in ("exit", "error"):
+            ended[component, step] = mono_s
+            told = (*STAGE_METRICS[0], float(phase == "error"))
+        elif before is not None:
+            told = (*STAGE_METRICS[1], mono_s - before)
+        else:
+            continue
+        row = (wall_s, mono_s, component, hosts.get(component, ""), step, stage, *told)
+        for name, value in zip(STAGE_COLUMNS, row, strict=True):
+            columns[name].append(value)
+    return columns
 
 
 def target_name(target: dict[str, Any]) -> str:

@@ -32,16 +32,17 @@ def query(sql: str, run_ids: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 @click.argument("scenario")
+@click.option("--arm", default="legacy", show_default=True, help="Whose faulty runs.")
 @click.option("--sql", "sql_only", is_flag=True, help="Print the query instead of its answer.")
 @as_json
-def indicators(scenario: str, sql_only: bool, as_json: bool) -> None:
+def indicators(scenario: str, arm: str, sql_only: bool, as_json: bool) -> None:
     """Fill the plan's table of a SCENARIO from all its valid runs: healthy, and since the fault, target and peers."""
     from storage.indicators import plan_table, plan_table_sql
 
     if sql_only:
         click.echo(plan_table_sql(scenario))
         return
-    answer = plan_table(scenario)
+    answer = plan_table(scenario, arm)
     if as_json:
         print_json({"columns": answer.columns, "rows": answer.dicts(), "problems": answer.problems})
         return

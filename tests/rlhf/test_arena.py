@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,13 +92,13 @@ def test_beyond_the_cap_is_out_of_memory_with_figures(tmp_path: Path, stats: Sta
     assert "tried to allocate 2.0 MiB, 3.0 of 4.0 MiB in use, lease held by train0 for" in text
     figures = _figures(tmp_path)
     assert figures["arena_failed_count"] == figures["arena_attempts_count"] >= 2
-    assert (figures["arena_used_bytes"], figures["arena_lease_count"]) == (3 * MIB, 1)
+    assert (figures["arena_used_bytes"], figures["arena_lease_count"], figures["arena_given_up_count"]) == (3 * MIB, 1, 1)
     assert figures["arena_wait_s"] >= 0.2
     arena.allocate(4 * MIB, 0.0).free()
 
 
 def test_without_the_lease_is_out_of_memory(tmp_path: Path, stats: StatsTracker) -> None:
-    """An empty arena refuses whoever did not ask for the lease, and whoever asked while another holds it, naming the holder."""
+    """An empty arena refuses who did not ask for the lease, and who asked while another holds it; the holder is named."""
     train, rollout = _arena(tmp_path, stats), _arena(tmp_path, stats, "rollout0")
     with pytest.raises(ArenaOutOfMemoryError, match="lease free, not asked for"):
         train.allocate(PAGE, 0.0)
@@ -108,8 +109,14 @@ def test_without_the_lease_is_out_of_memory(tmp_path: Path, stats: StatsTracker)
     with pytest.raises(ArenaOutOfMemoryError, match=r"0\.0 of 4\.0 MiB in use, lease held by train0 for"):
         rollout.allocate(PAGE, 0.0)
     assert train.wanted_by() == "rollout0"
+    *_, owner, held = map(json.loads, (tmp_path / "stats.jsonl").read_text().splitlines())
+    assert (owner["component"], owner["metric"], owner["value"]) == ("train0", "arena_lease_count", 1), "told by who waits"
+    assert (held["component"], held["metric"]) == ("train0", "arena_lease_held_s")
     train.release()
+    assert _figures(tmp_path)["arena_lease_held_s"] > 0
+    time.sleep(0.05)
     rollout.allocate(PAGE, 0.0).free()
+    assert _figures(tmp_path)["arena_lease_wait_s"] >= 0.05, "since it asked"
     assert (rollout.holder()[0], train.holder()[0], train.wanted_by()) == ("rollout0", "rollout0", "")
 
 

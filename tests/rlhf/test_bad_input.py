@@ -111,9 +111,10 @@ class Served:
 
 @pytest.fixture
 def store(folder: Path) -> Iterator[Served]:
-    served = Served("metaserver", "weights", metaserver.MetaServer().app())
-    yield served
-    served.stop()
+    with StatsTracker(folder / "stats" / "metaserver.jsonl", "metaserver") as stats:
+        served = Served("metaserver", "weights", metaserver.MetaServer(stats).app())
+        yield served
+        served.stop()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rlhf.checkpoint import load_checkpoint, save_checkpoint
+from rlhf.checkpoint import load_checkpoint, save_checkpoint, size_of
 
 
 def state(value: float) -> dict:
@@ -27,6 +27,7 @@ def test_the_last_save_is_what_loads_and_the_other_parity_is_gone(tmp_path):
         assert torch.equal(loaded["model"]["w"], state(step)["model"]["w"])
         assert set(sizes) == {"model.pt", "optimizer.pt", "recover_info.json"}
         assert sizes["model.pt"] == (tmp_path / "latest_checkpoint" / "model.pt").stat().st_size
+        assert size_of(tmp_path, step) == sum(sizes.values()) and size_of(tmp_path, step + 1) == 0
 
 
 def test_the_recover_info_tells_the_step(tmp_path):

@@ -25,6 +25,7 @@ from rlhf.rpc_server import BadRequestError
 from rlhf.stats import StatsTracker
 from rlhf.topology import components
 from tests.rlhf.job_folder import JobFolder
+from tests.rlhf.told import check_told
 
 SIZES = {"train_workers": 1, "rollout_workers": 1, "prompts_per_step": 4, "samples_per_prompt": 4}
 COLOCATED = JobConfig(**SIZES, colocated=True, time_scale=1.0, timeouts=Timeouts(arena=0.5))
@@ -143,7 +144,10 @@ def _run(folder: JobFolder) -> int:
 
 @pytest.mark.job
 def test_a_colocated_job_runs(job_folder: Callable[[JobConfig], JobFolder]) -> None:
-    """Two pairs on two devices: every step has its reward, each device goes from hand to hand twice a step."""
+    """Two pairs on two devices: every step has its reward, each device goes from hand to hand twice a step.
+
+    Every figure that docs/metrics.md says such a job tells is told, and no other.
+    """
     config = JobConfig(**{**SIZES, "train_workers": 2, "rollout_workers": 2}, colocated=True, steps=3)
     folder = job_folder(config)
     assert _run(folder) == 0, folder.log("controller")
@@ -154,6 +158,7 @@ def test_a_colocated_job_runs(job_folder: Callable[[JobConfig], JobFolder]) -> N
         assert len(turns) >= 2 * config.steps
     assert max(folder.stats("rollout0", "arena_used_bytes")) == 48 << 20
     assert "WARNING" not in folder.log("controller")
+    check_told(folder, "colocated")
     assert set(components(config)) <= {path.stem for path in (folder.path / "logs").iterdir()}
 
 

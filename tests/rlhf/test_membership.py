@@ -29,6 +29,7 @@ from rlhf.weights import WeightStore
 from rlhf.worker_group import WorkerGroup, wait_all
 from storage.records import Role
 from tests.rlhf.job_folder import Hold, JobFolder
+from tests.rlhf.told import check_told
 
 pytestmark = pytest.mark.job
 
@@ -126,6 +127,7 @@ def test_below_the_threshold_training_pauses_and_resumes(job_folder: Callable[[J
     assert sum("training pauses" in line for line in said) == sum("training resumes: 4" in line for line in said) == 1
     assert len(_said(folder, "WARNING")) == 1 and _said(folder, "ERROR") == []
     assert max(folder.stats("controller", "heartbeat/paused_s")) > 1.0
+    check_told(folder, "heartbeats", "lost", "paused")
     assert folder.stats("controller", "batch_samples") == [16.0] * config.steps
 
 

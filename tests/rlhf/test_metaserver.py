@@ -16,19 +16,26 @@ from rlhf import links, metaserver
 from rlhf.config import JobConfig
 from rlhf.errors import InferenceEngineError, TrainEngineError
 from rlhf.metaserver import MetaServer, serve_app
+from rlhf.stats import StatsTracker
 from rlhf.weights import WeightStore
+from tests.rlhf.job_folder import JobFolder
 from tests.rlhf.relay import redirect, slow_link
 
 CONFIG = JobConfig(time_scale=3600.0, upload_chunk_bytes=1000)
 
 
 @pytest.fixture
-def store(job_folder: Callable[[JobConfig], object]) -> Iterator[str]:
+def folder(job_folder: Callable[[JobConfig], JobFolder]) -> JobFolder:
+    return job_folder(CONFIG)
+
+
+@pytest.fixture
+def store(folder: JobFolder) -> Iterator[str]:
     """A served store; its address."""
-    job_folder(CONFIG)
+    stats = StatsTracker(folder.path / "stats" / "metaserver.jsonl", "metaserver")
     listener = links.listen("metaserver", "weights")
     loop = asyncio.new_event_loop()
-    runner = loop.run_until_complete(serve_app(MetaServer().app(), listener))
+    runner = loop.run_until_complete(serve_app(MetaServer(stats).app(), listener))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     yield "http://{}:{}/v1".format(*links.listen_address("metaserver", "weights"))
@@ -36,6 +43,7 @@ def store(job_folder: Callable[[JobConfig], object]) -> Iterator[str]:
     thread.join(30)
     loop.run_until_complete(runner.cleanup())
     loop.close()
+    stats.close()
 
 
 def test_shards_arrive_whole(store: str) -> None:
@@ -90,8 +98,8 @@ def test_a_shard_of_the_wrong_size_is_refused(store: str) -> None:
         WeightStore("rollout0", CONFIG).fetch(3, ranks=1)
 
 
-def test_memory_stays_bounded_over_versions(store: str) -> None:
-    """An uploader deletes its own keys of two versions ago, and nobody else's."""
+def test_memory_stays_bounded_over_versions(store: str, folder: JobFolder) -> None:
+    """An uploader deletes its own keys of two versions ago, and nobody else's; the store tells what it holds."""
     mine, other = WeightStore("train0", CONFIG), WeightStore("train1", CONFIG)
     other.publish({"b": torch.ones(2)}, 1, version=0)
     sizes = []
@@ -102,6 +110,8 @@ def test_memory_stays_bounded_over_versions(store: str) -> None:
     keys = requests.get(f"{store}/keys", timeout=5).json()["keys"]
     assert {key.split("/")[0] for key in keys if "shard0" in key} == {"v4", "v5"}
     assert any(key.startswith("v0/shard1") for key in keys)
+    assert folder.stats("metaserver", "store_bytes")[-1] == sizes[-1]
+    assert folder.stats("metaserver", "store_keys_count")[-1] == len(keys)
 
 
 def test_endpoints_answer_as_documented(store: str) -> None:

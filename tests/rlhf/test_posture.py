@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -146,7 +148,10 @@ def test_acked_events_want_the_event_in_the_answer(acked: bool, heard: bool, job
 def test_an_event_that_is_overtaken_is_answered_and_not_obeyed(
     acked: bool, obeyed: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An event that comes after a later one takes effect in the legacy posture alone; one that is told again does in both."""
+    """An event that comes after a later one takes effect in the legacy posture alone; one that is told again does in both.
+
+    Whoever hears one tells how long it took, unless it does not say since when.
+    """
     heard: list[str] = []
     with StatsTracker(tmp_path / "rollout0.jsonl", "rollout0") as stats:
         dispatch = Dispatch("rollout0", JobConfig(posture=Posture(acked_events=acked)), stats)
@@ -156,8 +161,13 @@ def test_an_event_that_is_overtaken_is_answered_and_not_obeyed(
             assert answer == {"acknowledged": {"event": event, "global_step": 3}}
         assert heard == obeyed
         assert ("comes after a later one" in caplog.text) == acked
-        dispatch.serve(EVENT, {"event": "rollout_end", "global_step": 3, "number": 2}, {})
-        assert heard == [*obeyed, "rollout_end"]
+        since = {"sent_wall_s": time.time() - 5.0}
+        for sent in (since, {"sent_wall_s": "now"}, {"sent_wall_s": float("nan")}):
+            dispatch.serve(EVENT, {"event": "rollout_end", "global_step": 3, "number": 2, **sent}, {})
+        assert heard == [*obeyed, *["rollout_end"] * 3]
+    [line] = map(json.loads, (tmp_path / "rollout0.jsonl").read_text().splitlines())
+    assert (line["metric"], line["step"]) == ("event/rollout_end/delay_s", 3)
+    assert line["value"] >= 5.0
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["legacy", "hardened"])
@@ -169,7 +179,7 @@ def test_first_cause_is_the_last_error_told(
     folder = job_folder(config)
     cause = TrainEngineError("TrainBatchError", "train0: out of memory")
 
-    def fail(_: JobConfig, scheduler: SchedulerClient, __: object) -> None:
+    def fail(_: JobConfig, scheduler: SchedulerClient, *__: object) -> None:
         scheduler._uids = ["u1", "u2"]
         raise cause
 

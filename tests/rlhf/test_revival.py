@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,7 +121,9 @@ def test_one_that_is_lost_again_before_it_has_an_engine_is_started_again(stats: 
     assert job.done == ["restart rollout1", "restart rollout1", "renew rollout1"]
 
 
-def test_a_restart_loop_ends(stats: StatsTracker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_loop_ends(
+    stats: StatsTracker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A worker lost again and again is restarted three times, after longer and longer waits, then its error is final; another
     worker has its own count."""
     job, waits = Job(), list[float]()
@@ -135,6 +138,9 @@ def test_a_restart_loop_ends(stats: StatsTracker, caplog: pytest.LogCaptureFixtu
     assert watch.survive(lambda: next(tries)()) == "done"
     assert job.done[-2:] == ["restart rollout0", "renew rollout0"]
     assert waits == [0.0, 0.25, 0.5, 0.0]
+    lines = map(json.loads, (tmp_path / "controller.jsonl").read_text().splitlines())
+    counts = [line["value"] for line in lines if line["metric"] == "restarts_succeeded_count"]
+    assert counts == [0.0, 1.0, 2.0, 3.0, 4.0], "none is a figure, too"
 
 
 def test_switched_off_by_the_environment_and_in_vain(stats: StatsTracker) -> None:

@@ -13,11 +13,23 @@ from rlhf import links, reward
 from rlhf.config import JobConfig
 from rlhf.errors import FrameworkError
 from rlhf.metaserver import serve_app
+from rlhf.stats import StatsTracker
+from tests.rlhf.job_folder import JobFolder
 
 
 @pytest.fixture
-def address(job_folder: Callable[[JobConfig], object]) -> Iterator[str]:
-    job_folder(JobConfig())
+def folder(job_folder: Callable[[JobConfig], JobFolder]) -> JobFolder:
+    return job_folder(JobConfig())
+
+
+@pytest.fixture
+def client(folder: JobFolder) -> Iterator[reward.RewardClient]:
+    with StatsTracker(folder.path / "stats" / "rollout0.jsonl", "rollout0") as stats:
+        yield reward.RewardClient("rollout0", JobConfig(), stats)
+
+
+@pytest.fixture
+def address(folder: JobFolder) -> Iterator[str]:
     loop = asyncio.new_event_loop()
     runner = loop.run_until_complete(serve_app(reward.app(), links.listen("reward", "reward")))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -29,10 +41,10 @@ def address(job_folder: Callable[[JobConfig], object]) -> Iterator[str]:
     loop.close()
 
 
-def test_completions_are_scored(address: str) -> None:
-    """A worker gets one reward per completion: 1 for the reversal, partial credit for part of it."""
-    rewards = reward.RewardClient("rollout0", JobConfig()).score(["123", "123", "45"], ["321", "300", ""])
-    assert rewards == [1.0, pytest.approx(1 / 3), 0.0]
+def test_completions_are_scored(address: str, client: reward.RewardClient, folder: JobFolder) -> None:
+    """A worker gets one reward per completion: 1 for the reversal, partial credit for part of it; the request is told."""
+    assert client.score(["123", "123", "45"], ["321", "300", ""]) == [1.0, pytest.approx(1 / 3), 0.0]
+    assert folder.stats("rollout0", "rpc/score/failed_count") == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -45,10 +57,9 @@ def test_nonsense_is_a_400(address: str, body: bytes) -> None:
     assert answer.text.startswith("expected two equally long lists of texts")
 
 
-def test_nobody_to_score_is_a_reward_error(job_folder: Callable[[JobConfig], object]) -> None:
-    """Without the reward process a rollout gets RewardError naming the step, never a made-up reward."""
-    job_folder(JobConfig())
-    client = reward.RewardClient("rollout0", JobConfig())
+def test_nobody_to_score_is_a_reward_error(client: reward.RewardClient, folder: JobFolder) -> None:
+    """Without the reward process a rollout gets RewardError naming the step, never a made-up reward; that is told."""
     client.step = 5
     with pytest.raises(FrameworkError, match="RewardError: reward of step 5"):
         client.score(["1"], ["1"])
+    assert folder.stats("rollout0", "rpc/score/failed_count") == [1.0]

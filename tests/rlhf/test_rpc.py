@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -90,8 +91,10 @@ def test_figures_and_tensors_go_there_and_back(callee: Callee, client: RpcClient
     assert len(callee.threads) == 1
 
 
-def test_an_engines_exception_is_final(callee: Callee, client: RpcClient, caplog: pytest.LogCaptureFixture) -> None:
-    """Any exception is a 500 with text and traceback; it is logged with its request id and not tried again."""
+def test_an_engines_exception_is_final(
+    callee: Callee, client: RpcClient, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Any exception is a 500 with text and traceback; it is logged with its request id, told, and not tried again."""
     with pytest.raises(RpcError) as caught:
         client.call("explode", 5.0)
     assert callee.calls == ["explode"]
@@ -101,6 +104,10 @@ def test_an_engines_exception_is_final(callee: Callee, client: RpcClient, caplog
     told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Non-retryable")]
     assert len(told) == 1 and told[0].startswith("Non-retryable HTTP error: 500 - Exception: explode broke")
     assert "request_id=" in told[0]
+    lines = map(json.loads, (tmp_path / "controller.jsonl").read_text().splitlines())
+    figures = {line["metric"]: line["value"] for line in lines}
+    assert figures.pop("rpc/explode/latency_s") > 0
+    assert figures == {"rpc/explode/retries": 0, "rpc/explode/failed_count": 1, "rpc/explode/status_code": 500}
 
 
 def test_nonsense_is_a_400_with_a_sentence(callee: Callee, client: RpcClient) -> None:

@@ -52,6 +52,7 @@ def _submit(jobs: str, *components: str, **more: Any) -> str:
     return str(uid)
 
 
+@pytest.mark.job
 def test_a_job_runs_fails_and_is_cancelled(jobs: str) -> None:
     """A job is STARTING, RUNNING with ip and ports of its workers, FAILED with the exit status of one that died, CANCELLED."""
     uid = requests.post(jobs, json={"name": "x", "components": ["metaserver", "reward"]}, timeout=60).json()["uid"]
@@ -89,6 +90,7 @@ def test_a_jobs_state_follows_from_its_workers(exits: list[int | None], listenin
     assert _status(exits, listening) == status
 
 
+@pytest.mark.job
 def test_who_cannot_start_has_last_words(jobs: str) -> None:
     """A worker whose address is taken ends with the system's code for that, and what it said last is told with it."""
     address = links.listen_address("reward", "reward")
@@ -100,6 +102,7 @@ def test_who_cannot_start_has_last_words(jobs: str) -> None:
     assert len(workers["reward"]["lastWords"]) <= LAST_WORDS
 
 
+@pytest.mark.job
 def test_ports_are_given_out_from_a_range(jobs: str) -> None:
     """With strategy `auto` workers listen at free ports from 38000 on, which the name table has from then on."""
     with socket.socket() as taken:
@@ -138,6 +141,7 @@ def test_a_port_that_is_taken_meanwhile_is_replaced(
             one.close()
 
 
+@pytest.mark.job
 def test_ports_behind_a_relay_are_not_given_out(jobs: str) -> None:
     """A relay was told where its listener is: a strategy that would move that is refused, as is one that does not exist."""
     table = links.name_table()
@@ -155,6 +159,7 @@ def test_ports_behind_a_relay_are_not_given_out(jobs: str) -> None:
         assert refused.status_code == 400 and refused.text.startswith(told)
 
 
+@pytest.mark.job
 def test_nonsense_is_refused_with_one_sentence(jobs: str) -> None:
     """Bodies that are none, unknown or taken components and unknown jobs are 4xx, each saying what is wrong."""
     bad = [b"", b"[]", b"{}", b'{"name": "x", "components": []}', b'{"name": "x", "components": ["train9"]}']
@@ -168,6 +173,7 @@ def test_nonsense_is_refused_with_one_sentence(jobs: str) -> None:
     assert requests.post(f"{jobs}/no/cancel", timeout=30).status_code == 404
 
 
+@pytest.mark.job
 def test_colocation_is_held_to(jobs: str) -> None:
     """Workers may be submitted beside those of a job that is there; another strategy or job is refused in a sentence."""
     uid = _submit(jobs, "metaserver")

@@ -19,6 +19,7 @@ from rlhf.config import HARDENED, JobConfig
 from rlhf.resilience.checkpoint import load_checkpoint
 from rlhf.topology import components
 from tests.rlhf.job_folder import Hold, JobFolder
+from tests.rlhf.told import check_told
 
 pytestmark = pytest.mark.job
 
@@ -106,9 +107,11 @@ def test_a_job_that_loses_one_of_each_ends_as_if_it_had_not(layout: dict, losses
     run(whole, [])
     assert "WARNING" not in whole.log("controller") and "ERROR" not in whole.log("controller")
     run(folder, losses)
-    assert folder.stats("controller", "restarts_count") == [float(n + 1) for n in range(len(losses))]
+    assert folder.stats("controller", "restarts_count") == [float(n) for n in range(len(losses) + 1)]
     assert folder.stats("controller", "restart_success_ratio") == [1.0] * len(losses)
     same(results(folder), results(whole))
+    if config.workload == "grpo" and config.weight_sync == "metaserver":
+        check_told(folder, "restart", "restarted", "heartbeats", "failed", *(["colocated"] if config.colocated else []))
 
 
 def same(seen: tuple, expected: tuple) -> None:

@@ -7,14 +7,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.indicators import TABLES_OF_THE_PLAN, plan_table, plan_table_sql
+from rlhf.stats import unit_of
+from storage.indicators import DERIVED, SCENARIOS, plan_table, plan_table_sql
 from storage.layout import run_paths
 from storage.manifest import RunState, end_manifest, start_manifest
-from storage.schemas import INJECTIONS, METRICS
+from storage.plan_indicators import PLAN, Metric, page
+from storage.schemas import EVENTS, INJECTIONS, LOGS, METRICS
 from storage.truth import save_plan
 from storage.writer import TableWriter
+from telemetry.clock import CLOCK_METRICS
+from telemetry.disk import DISK_METRICS
+from telemetry.events import STAGE_METRICS
+from telemetry.gpu import GPU_METRICS
+from telemetry.groups import GROUP_METRICS
+from telemetry.host import HOST_METRICS
+from telemetry.kernel import KERNEL_METRICS
+from telemetry.links import LINK_METRICS
+from telemetry.network import NETWORK_METRICS
+from telemetry.nfs import NFS_METRICS
+from telemetry.ping import PING_METRICS
+from telemetry.process import PROCESS_METRICS
+from telemetry.sync import SYNC_METRICS
+from tests.rlhf.told import documented
 
-SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
+ROOT = Path(__file__).resolve().parents[2]
 LINK = "train1>metaserver:weights"
 
 
@@ -76,12 +92,86 @@ def test_what_is_sampled_counts_while_the_fault_is_there():
     assert (row["fault_n"], row["fault_max"], row["healthy_n"], row["healthy_mean"]) == (1, 0.5, 0, None)
 
 
+def test_a_link_is_the_targets_where_it_ends_there_and_ranks_are_left_out():
+    """A link is told by its roles; that of the faulty rank apart from that of its peers."""
+    sent = "link_acked_bytes_per_s"
+    rows = [
+        (at, f"{src}>metaserver:weights", -1, sent, value) for at, src, value in ((12.0, "train1", 3.0), (12.5, "train0", 9.0))
+    ]
+    make_run("r1", "weight-sync-link", "legacy", [*rows, (12.0, "train1>reward:reward", -1, sent, 1e6)])
+    told = {who: row["fault_mean"] for who, row in rows_of("network throughput").items() if row["metric"] == sent}
+    assert told == {"train>metaserver:weights": 9.0, "train>metaserver:weights, target": 3.0}
+
+
+def test_what_was_sampled_before_the_first_step_is_neither_healthy_nor_faulty():
+    """A worker that starts is busy, which no step is compared with."""
+    make_run(
+        "r1",
+        "no-fault",
+        "control",
+        [(1.0, "train0", -1, CPU, 9.0), (2.0, "train0", 0, UPLOAD, 1.0), (3.0, "train0", -1, CPU, 0.5)],
+    )
+    row = rows_of("CPU")["train"]
+    assert (row["healthy_n"], row["healthy_mean"]) == (1, 0.5)
+
+
+def test_latencies_come_from_the_logs_and_hops_from_the_announcements():
+    """From the fault to the first error, from there to the controller and to the last; how many steps later a stage failed."""
+    make_run("r1", "checkpoint-torn", "legacy", [])
+    make_run("r2", "train-oom-masked", "legacy", [])
+    for run_id in ("r1", "r2"):
+        paths = run_paths(run_id)
+        told = [(9.0, "train0"), (11.0, "train0"), (11.5, "controller"), (41.5, "controller")]
+        with TableWriter(paths.table("logs"), LOGS) as writer:
+            writer.append([(at, who, n, "ERROR", "x", "", -1, "", 0, 0) for n, (at, who) in enumerate(told, start=1)])
+        with TableWriter(paths.table("events"), EVENTS) as writer:
+            writer.append(
+                [(12.0, 12.0, "controller", "stage", step, "train", how, "{}") for step, how in ((3, "exit"), (4, "error"))]
+            )
+    told = {
+        row["metric"]: row["fault_mean"]
+        for row in [*plan_table("checkpoint-torn").dicts(), *plan_table("train-oom-masked").dicts()]
+    }
+    assert told["log/fault_to_error_s"] == 1.0 and told["stage/fault_to_error_steps"] == 1
+    assert (told["log/error_to_controller_s"], told["log/first_to_last_error_s"]) == (0.5, 30.5)
+
+
+def test_growth_is_what_memory_gained_per_second():
+    """The query makes a rate of the memory of a GPU that the sampler read, and of nothing before it."""
+    rows = [(at, "gpu0", -1, "gpu_memory_used_bytes", value) for at, value in ((12.0, 1e9), (14.0, 3e9), (15.0, 3e9))]
+    make_run("r1", "train-oom-masked", "legacy", rows)
+    [row] = [row for row in plan_table("train-oom-masked").dicts() if row["metric"] == "gpu_memory_growth_bytes_per_s"]
+    assert (row["fault_n"], row["fault_min"], row["fault_max"]) == (2, 0.0, 1e9)
+
+
 def test_every_indicator_has_a_row_even_without_numbers():
     """Nothing measured: the indicator is there, its figures are null, in the plan's order; each scenario exists."""
-    for scenario, table in TABLES_OF_THE_PLAN.items():
+    for scenario in SCENARIOS:
         found = plan_table(scenario).dicts()
-        assert [row["indicator"] for row in found] == [one.name for one in table]
+        wanted = [(row.name, one.name) for row in PLAN[scenario] for one in row.metrics or (Metric("", ""),)]
+        assert [(row["indicator"], row["metric"]) for row in found] == wanted
         assert all(row["fault_mean"] is None and row["healthy_n"] == 0 for row in found)
-        assert (SCENARIOS / f"{scenario}.yaml").exists()
+        assert (ROOT / "scenarios" / f"{scenario}.yaml").exists()
     with pytest.raises(ValueError, match="no table of the plan for 'moon'"):
         plan_table_sql("moon")
+
+
+def test_the_page_is_this_table_and_no_row_of_the_plan_is_missing():
+    """docs/metrics.md holds what the program prints; its rows are those of the plan, in its order, scenario by scenario."""
+    assert page() in (ROOT / "docs" / "metrics.md").read_text()
+    rows = [line.split("\t") for line in (Path(__file__).parent / "plan_rows.txt").read_text().splitlines()]
+    assert [[part, row.plan] for part, rows in PLAN.items() for row in rows] == rows
+
+
+def test_every_metric_of_the_table_is_written_by_somebody_in_that_unit():
+    """By the sampler, by the job, from its announcements, or by the query; with the unit it is said to have."""
+    sampled = {*PROCESS_METRICS, *NETWORK_METRICS, *LINK_METRICS, *PING_METRICS, *DISK_METRICS, *SYNC_METRICS, *NFS_METRICS}
+    sampled |= {*CLOCK_METRICS, *GROUP_METRICS, *GPU_METRICS, *KERNEL_METRICS, *HOST_METRICS}
+    known = {**dict(sampled), **dict(STAGE_METRICS), **DERIVED}
+    told = documented((ROOT / "docs" / "metrics.md").read_text())
+    for metric in {one for rows in PLAN.values() for row in rows for one in row.metrics}:
+        if metric.name in known:
+            assert known[metric.name] == metric.unit, metric.name
+        else:
+            assert unit_of(metric.name) == metric.unit
+            assert any(pattern.fullmatch(metric.name) for pattern in told), metric.name

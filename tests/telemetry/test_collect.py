@@ -12,7 +12,7 @@ from storage.schemas import METRICS
 from storage.writer import TableWriter
 from telemetry.application import stats_columns
 from telemetry.collect import collect_run
-from telemetry.events import split_history
+from telemetry.events import split_history, stage_columns
 
 PLAN = {
     "faults": [
@@ -137,3 +137,25 @@ def test_a_record_may_be_about_another_component():
     )
     assert columns["component"] == ["controller", "train1"] and columns["host"] == ["control"] * 2
     assert problems == ["stats/controller.jsonl: record 3: component is 7"]
+
+
+def test_stages_tell_how_they_ended_and_when_they_began():
+    """1 for an error and 0 for an end; the time since the component's own stage before, in the same step and nothing else."""
+    announced = [
+        (1.0, "controller", 3, "rollout", "enter"),
+        (1.25, "rollout0", 3, "reward", "enter"),
+        (2.0, "rollout0", 3, "reward", "exit"),
+        (3.0, "controller", 3, "rollout", "exit"),
+        (3.5, "controller", 3, "train", "enter"),
+        (4.0, "controller", 3, "train", "error"),
+        (9.0, "controller", 4, "rollout", "enter"),
+    ]
+    rows = [(100 + at, at, who, "stage", step, stage, phase, "{}") for at, who, step, stage, phase in reversed(announced)]
+    told = stage_columns(rows, {"controller": "control"})
+    found = zip(*(told[name] for name in ("wall_s", "component", "host", "step", "stage", "metric", "value")), strict=True)
+    assert list(found) == [
+        (102.0, "rollout0", "", 3, "reward", "stage_failed_count", 0.0),
+        (103.0, "controller", "control", 3, "rollout", "stage_failed_count", 0.0),
+        (103.5, "controller", "control", 3, "train", "stage_gap_s", 0.5),
+        (104.0, "controller", "control", 3, "train", "stage_failed_count", 1.0),
+    ]
