@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -49,6 +50,7 @@ def robust(values: Sequence[float], coverage: float = COVERAGE) -> Interval:
     return middle - reach, middle + reach
 
 
+@cache
 def prediction_factor(n: int, coverage: float = COVERAGE) -> float:
     """How many sd to each side one further value is expected within; NaN for n < 2."""
     if n < 2:

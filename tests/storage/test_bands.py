@@ -33,7 +33,7 @@ def test_prediction_factors_are_those_of_the_tables():
 @pytest.mark.parametrize("n", [3, 5, 20])
 def test_the_t_interval_holds_what_it_promises(n):
     """One further healthy value falls inside with probability 0.95, and inside mean ± 2 sd less often, at every n."""
-    values = np.random.default_rng(n).normal(10.0, 3.0, size=(20_000, n + 1))
+    values = np.random.default_rng(n).normal(10.0, 3.0, size=(10_000, n + 1))
     bands = [band("s", "m", "r", "s", row[:-1], 1) for row in values]
     inside_t = np.mean([one.lo_t <= row[-1] <= one.hi_t for one, row in zip(bands, values, strict=True)])
     inside_2s = np.mean([one.lo2s <= row[-1] <= one.hi2s for one, row in zip(bands, values, strict=True)])
