@@ -37,7 +37,7 @@ class LogFilter:
 
     def wants_file(self, component: str) -> bool:
         """Whether any line of this component may be wanted."""
-        return not self.components or bool({component, component.rstrip("0123456789")} & set(self.components))
+        return not self.components or bool(_names_of(component) & set(self.components))
 
     def wants(self, row: LogLine, at_s: float) -> bool:
         """Whether the row, which counts as of ``at_s``, is wanted."""
@@ -77,11 +77,17 @@ def log_lines(run_id: str, wanted: LogFilter) -> Iterator[Line]:
     open_run(run_id)
     logs = sorted(path for path in run_paths(run_id).logs.glob("*.log") if path.is_file() and not path.is_symlink())
     chosen = [path for path in logs if wanted.wants_file(path.stem)]
-    if wanted.components and not chosen:
+    strange = [name for name in wanted.components if not any(name in _names_of(path.stem) for path in logs)]
+    if strange:
         names = ", ".join(path.stem for path in logs)
-        raise ValueError(f"no log of {', '.join(wanted.components)}; there are: {names or 'none'}")
+        raise ValueError(f"no log of {', '.join(strange)}; there are: {names or 'none'}")
     merged = heapq.merge(*(_rows(path) for path in chosen), key=lambda timed: timed[0])
     return (line for (at_s, *_), line in merged if wanted.wants(line.row, at_s))
+
+
+def _names_of(component: str) -> set[str]:
+    """What it may be asked for by: its own name and its role."""
+    return {component, component.rstrip("0123456789")}
 
 
 def _rows(path: Path) -> Iterator[tuple[tuple[float, str, int], Line]]:
@@ -94,11 +100,12 @@ def _rows(path: Path) -> Iterator[tuple[tuple[float, str, int], Line]]:
 
 def instant(text: str, run_id: str) -> float:
     """Wall clock seconds of ``+12.5`` (after the run began) or of a UTC time as the logs tell it. ValueError if neither."""
-    if text.startswith("+"):
+    after = re.fullmatch(r"\+(\d+(?:\.\d*)?)", text)
+    if after:
         started_s = open_run(run_id).started_s
         if started_s is None:
             raise ValueError(f"{run_id} does not say when it began; give a time instead of {text!r}")
-        return started_s + float(text)
+        return started_s + float(after[1])
     try:
         told = datetime.fromisoformat(text)
     except ValueError:

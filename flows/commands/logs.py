@@ -17,7 +17,9 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 @click.option("--from", "from_text", metavar="TIME", help="UTC as in the logs, or +SECONDS after the run began.")
 @click.option("--to", "to_text", metavar="TIME", help="The same; both ends are included.")
 @click.option("--component", "components", multiple=True, help="A name (train0) or a role (train); may be given often.")
-@click.option("--level", type=click.Choice(LEVELS), default=LEVELS[0], show_default=True, help="At least.")
+@click.option(
+    "--level", type=click.Choice(LEVELS, case_sensitive=False), default=LEVELS[0], show_default=True, help="At least."
+)
 @click.option("--grep", "pattern", metavar="REGEX", help="Only lines in which this is found; (?i) in front ignores case.")
 @as_json
 def logs(
@@ -39,6 +41,9 @@ def logs(
     if as_json:
         print_json([line.told() for line in found])
         return
+    line = None
     for line in found:
         raw = line.raw()
         sys.stdout.buffer.write(raw if raw.endswith(b"\n") else raw + b"\n")
+    if line is None:
+        click.echo("no line fits", err=True)

@@ -104,8 +104,11 @@ def test_bad_input_is_one_sentence(run):
         log_lines("r9", LogFilter())
     with pytest.raises(ValueError, match="no log of moon; there are: controller, rollout0, rollout1"):
         log_lines("r1", LogFilter(("moon",)))
-    with pytest.raises(ValueError, match="not a time: 'noon'"):
-        instant("noon", "r1")
+    with pytest.raises(ValueError, match="no log of moon; there are: "):
+        log_lines("r1", LogFilter(("rollout", "moon")))
+    for text in ("noon", "+x", "+nan", "2026-13-01"):
+        with pytest.raises(ValueError, match=f"not a time: '{re.escape(text)}'; as in the logs"):
+            instant(text, "r1")
     with pytest.raises(ValueError, match="not a regular expression"):
         compiled("(")
     assert instant("2026-03-01 10:00:00.250", "r1") == instant("2026-03-01T12:00:00.250+02:00", "r1") == T0 + 0.25
