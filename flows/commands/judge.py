@@ -84,12 +84,18 @@ def _moved_row(movement: Any) -> dict[str, Any]:
 @runs_argument
 @click.option("--diagnoser", "names", multiple=True, help="May be given often.  [default: all]")
 @click.option("--tier", "tiers", multiple=True, help="T0 to T3; may be given often.  [default: all]")
+@click.option(
+    "--human", "person", metavar="PSEUDONYM", help="Work one RUN yourself, here, against the clock; `practice` is a RUN, too."
+)
 @as_json
-def diagnose(run_ids: tuple[str, ...], names: tuple[str, ...], tiers: tuple[str, ...], as_json: bool) -> None:
+def diagnose(run_ids: tuple[str, ...], names: tuple[str, ...], tiers: tuple[str, ...], person: str, as_json: bool) -> None:
     """Let diagnosers work on sealed RUNs, blind."""
     from storage.layout import run_paths
     from tasks.diagnose import diagnose_run
 
+    if person:
+        _by_hand(_given(run_ids), person, tiers)
+        return
     chosen = {key: value for key, value in (("names", names), ("tiers", tiers)) if value}
     answers = {run: diagnose_run(run_paths(_known(run)), **chosen) for run in _given(run_ids)}
     if as_json:
@@ -97,6 +103,31 @@ def diagnose(run_ids: tuple[str, ...], names: tuple[str, ...], tiers: tuple[str,
         return
     rows = [_answer_row(run, answer) for run, told in answers.items() for answer in told]
     print_table(rows, ["run_id", "diagnoser", "tier", "answer", "reason"], "no answers")
+
+
+def _by_hand(run_ids: tuple[str, ...], person: str, tiers: tuple[str, ...]) -> None:
+    """One case, one person, one answer. A figure about people is told of people alone: this is the only way to one."""
+    from storage.layout import run_paths
+    from tasks.person import practise, work_case
+
+    if len(run_ids) != 1 or len(tiers) > 1:
+        raise click.UsageError("a person works one RUN on one tier at a time")
+    if run_ids[0] == "practice":
+        practise(input, click.echo, *tiers)
+        return
+    paths = run_paths(_known(run_ids[0]))
+    click.echo("Your answers are kept under your pseudonym, with what you asked for and when.")
+    about = {
+        "consent": click.confirm("Do you agree"),
+        "years": click.prompt("Years of experience with training at scale", type=click.IntRange(0, 60)),
+        "seen_before": click.confirm("Have you seen this case before, or written or run what was done to it"),
+    }
+    if not about["consent"] or about["seen_before"]:
+        raise ValueError("then this case is not for you; nothing was kept")
+    answer = work_case(paths, person, about, input, click.echo, *tiers)
+    click.echo(
+        f"kept after {answer['wall_s'] / 60:.1f} minutes; {answer['meter']['lines']} lines of {answer['meter']['files']} files"
+    )
 
 
 @click.command()
