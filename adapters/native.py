@@ -36,10 +36,11 @@ def component_hosts(config: JobConfig, place_kind: str) -> dict[str, str]:
 class NativeJob:
     """One GRPO job: Ray's nodes, the scheduler and the controller. The workers are the scheduler's."""
 
-    def __init__(self, place: Place, paths: RunPaths, config: JobConfig) -> None:
+    def __init__(self, place: Place, paths: RunPaths, config: JobConfig, *, ray_metrics: bool = False) -> None:
         self._place = place
         self._paths = paths
         self._config = config
+        self._ray_metrics = ray_metrics
         self._hosts = component_hosts(config, place.kind)
         self._ports: dict[str, int] = {}
         self._ray_port = ray_nodes.PORT
@@ -58,11 +59,16 @@ class NativeJob:
         """Write the name table; ``dial`` says what to dial instead of a listener's own address."""
         self._paths.addresses.write_text(json.dumps(self._table(dial), indent=2) + "\n")
 
+    def ray_nodes(self) -> dict[str, tuple[str, str]]:
+        """Host -> folder and address of its node of Ray; empty where they are not to tell of themselves."""
+        hosts = set(self._hosts.values()) if self._ray_metrics else set()
+        return {host: (str(self._place.scratch / "ray" / host), self._address(host)) for host in hosts}
+
     def start(self, stage_socket: Path) -> None:
         """Start Ray, scheduler and controller. They wait for one another, each with a bound of its own."""
         folder = self._place.scratch / "ray"
         folder.mkdir(mode=0o700)
-        env = ray_nodes.environment(folder) | self._job_environment(stage_socket)
+        env = ray_nodes.environment(folder, metrics=self._ray_metrics) | self._job_environment(stage_socket)
         head = self._start_ray(folder, env)
         control = self._hosts["scheduler"]
         job_dir = str(self._paths.job)

@@ -35,8 +35,11 @@ def keep_to(address: str) -> None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """What every Ray process and every driver needs in its environment; makes the token in ``folder`` (mode 0600)."""
+def environment(folder: Path, *, metrics: bool = False) -> dict[str, str]:
+    """What every Ray process and every driver needs in its environment; makes the token in ``folder`` (mode 0600).
+
+    With ``metrics`` each node's agent serves its figures over HTTP, if the packages of Ray's own extra for that are there.
+    """
     token = folder / "token"
     if not token.exists():
         token.touch(mode=0o600)
@@ -48,7 +51,7 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_COLOR_PREFIX": "0",
-        "RAY_enable_metrics_collection": "false",
+        "RAY_enable_metrics_collection": str(metrics).lower(),
         "RAY_prestart_worker_first_driver": "false",
         "RAY_num_prestart_python_workers": "0",
         "RAY_TMPDIR": str(folder),

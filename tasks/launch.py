@@ -106,7 +106,7 @@ def open_site(experiment: Experiment) -> None:
     plan, paths, config = experiment.plan, experiment.paths, experiment.config
     disk = Disk(paths.recover, plan["disk_mib"]) if plan["disk_mib"] else None
     experiment.place = place = open_place(plan["place"], component_hosts(config, plan["place"]), disk, names=plan["names"])
-    experiment.job = NativeJob(place, paths, config)
+    experiment.job = NativeJob(place, paths, config, ray_metrics="ray" in plan["sources"])
     dial = None
     if place.kind == "plain-host":
         relays = start_proxies(place, job_links(experiment.job.direct_table()), log=paths.lab_logs / "proxy.log")
@@ -198,6 +198,7 @@ def _start_sampler(experiment: Experiment) -> None:
     paths = experiment.paths
     spec = {
         "clocks": _start_clocks(experiment),
+        "ray": experiment.job.ray_nodes() if experiment.job else {},
         "registry": str(paths.registry),
         "out": str(paths.table("metrics")),
         "hz": experiment.plan["sample_hz"],

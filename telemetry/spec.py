@@ -17,6 +17,7 @@ from telemetry.links import LinkSource
 from telemetry.nametable import NameTable
 from telemetry.nfs import NfsSource
 from telemetry.ping import PingSource
+from telemetry.ray_node import RayNodeSource
 from telemetry.sources import Source
 from telemetry.sync import SyncSource
 
@@ -28,6 +29,7 @@ SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
     "nfs": lambda _: NfsSource(),
     "sync": lambda spec: SyncSource(spec.checkpoints, spec.slow_every_s),
     "clock": lambda spec: ClockSource(spec.clocks, spec.slow_every_s),
+    "ray": lambda spec: RayNodeSource(spec.ray, spec.slow_every_s),
     "gpu": lambda _: GpuSource(),
     "kernel": lambda _: KernelSource(),
 }
@@ -40,7 +42,8 @@ class SamplerSpec:
 
     Processes, hosts and their networks always; of `SOURCES` those that are named. ``addresses`` is the name table, for the
     links; ``folders`` are those of whose disks is told, ``checkpoints`` the one whose disk is written to; ``clocks`` are the
-    hosts whose clocks are asked, and where. ``slow_every_s`` is the beat of what is dear to look at.
+    hosts whose clocks are asked, and where; ``ray`` folder and address of the node of Ray on each host. ``slow_every_s`` is
+    the beat of what is dear to look at.
     """
 
     registry: Path
@@ -53,6 +56,7 @@ class SamplerSpec:
     folders: tuple[Path, ...] = ()
     checkpoints: Path | None = None
     clocks: dict[str, str] = field(default_factory=dict)
+    ray: dict[str, tuple[Path, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         strange = sorted(set(self.sources) - set(SOURCES))
@@ -69,5 +73,6 @@ def load_spec(path: Path) -> SamplerSpec:
         if fields.get(name):
             fields[name] = Path(fields[name])
     fields["folders"] = tuple(Path(folder) for folder in fields.get("folders", ()))
+    fields["ray"] = {host: (Path(folder), address) for host, (folder, address) in fields.get("ray", {}).items()}
     fields["sources"] = tuple(fields.get("sources", ()))
     return SamplerSpec(**fields)

@@ -16,6 +16,7 @@ from telemetry.network import NETWORK_METRICS
 from telemetry.nfs import NFS_METRICS
 from telemetry.ping import PING_METRICS
 from telemetry.process import MEMORY_METRICS, PROCESS_METRICS
+from telemetry.ray_node import RAY_METRICS
 from telemetry.sampler import AVAILABLE, MISSED
 from telemetry.sync import SYNC_METRICS
 
@@ -36,6 +37,7 @@ def test_the_page_and_the_sampler_name_the_same_metrics_and_units():
         *SYNC_METRICS,
         *PING_METRICS,
         *CLOCK_METRICS,
+        *RAY_METRICS,
     }
     written = {*PROCESS_METRICS, *MEMORY_METRICS, *NETWORK_METRICS, *HOST_METRICS, MISSED, AVAILABLE, *more}
     assert len(rows) == len(set(rows)) and set(rows) == written
