@@ -9,25 +9,33 @@ from storage.records import FaultKind
 
 VIRTUAL_CLUSTER = "virtual-cluster"
 PLAIN_HOST = "plain-host"
+#: Any machine with a host agent on it: its processes, its folders and disks that were set free, links between its networks.
+AGENT_HOST = "agent-host"
+PLACES = (VIRTUAL_CLUSTER, PLAIN_HOST, AGENT_HOST)
 
 #: How a kind is done in a place. Kinds that act on a process need nothing but the right to signal it.
 BACKENDS: dict[tuple[FaultKind, str], tuple[str, ...]] = {
-    **{(kind, place): ("none",) for kind in (FaultKind.NOOP,) for place in (VIRTUAL_CLUSTER, PLAIN_HOST)},
+    **{(kind, place): ("none",) for kind in (FaultKind.NOOP,) for place in PLACES},
     **{
         (kind, place): ("process",)
         for kind in (FaultKind.PROCESS_KILL, FaultKind.PROCESS_PAUSE, FaultKind.CPU_CONTENTION, FaultKind.MEMORY_PRESSURE)
-        for place in (VIRTUAL_CLUSTER, PLAIN_HOST)
+        for place in PLACES
     },
-    (FaultKind.FILE_CORRUPTION, VIRTUAL_CLUSTER): ("file",),
-    (FaultKind.FILE_CORRUPTION, PLAIN_HOST): ("file",),
+    **{(FaultKind.FILE_CORRUPTION, place): ("file",) for place in PLACES},
     (FaultKind.DNS_FAILURE, VIRTUAL_CLUSTER): ("resolver",),
-    (FaultKind.DISK_FILL, VIRTUAL_CLUSTER): ("disk",),
-    (FaultKind.IO_CONTENTION, VIRTUAL_CLUSTER): ("disk",),
-    (FaultKind.NETWORK_BANDWIDTH, VIRTUAL_CLUSTER): ("htb",),
-    (FaultKind.NETWORK_DELAY, VIRTUAL_CLUSTER): ("netem", "nfqueue"),
-    (FaultKind.NETWORK_LOSS, VIRTUAL_CLUSTER): ("nfqueue",),
-    (FaultKind.NETWORK_PARTITION, VIRTUAL_CLUSTER): ("nfqueue",),
-    (FaultKind.NETWORK_RESET, VIRTUAL_CLUSTER): ("nfqueue",),
+    **{
+        (kind, place): backends
+        for kind, backends in (
+            (FaultKind.DISK_FILL, ("disk",)),
+            (FaultKind.IO_CONTENTION, ("disk",)),
+            (FaultKind.NETWORK_BANDWIDTH, ("htb",)),
+            (FaultKind.NETWORK_DELAY, ("netem", "nfqueue")),
+            (FaultKind.NETWORK_LOSS, ("nfqueue",)),
+            (FaultKind.NETWORK_PARTITION, ("nfqueue",)),
+            (FaultKind.NETWORK_RESET, ("nfqueue",)),
+        )
+        for place in (VIRTUAL_CLUSTER, AGENT_HOST)
+    },
     (FaultKind.NETWORK_BANDWIDTH, PLAIN_HOST): ("proxy",),
     (FaultKind.NETWORK_DELAY, PLAIN_HOST): ("proxy",),
     (FaultKind.NETWORK_RESET, PLAIN_HOST): ("proxy",),
@@ -41,6 +49,7 @@ OWN_THREAD = ("netem",)
 #: Why a place has no backend for a kind.
 REFUSALS: dict[tuple[FaultKind, str], str] = {
     (FaultKind.DNS_FAILURE, PLAIN_HOST): "its resolver is the machine's, which others use",
+    (FaultKind.DNS_FAILURE, AGENT_HOST): "its resolver is the machine's, which others use",
     (FaultKind.DISK_FILL, PLAIN_HOST): "its disks are the machine's, which others use",
     (FaultKind.IO_CONTENTION, PLAIN_HOST): "its disks are the machine's, which others use",
     (FaultKind.NETWORK_LOSS, PLAIN_HOST): "its links are relayed by proxies, which carry bytes and have no packets to lose",
@@ -75,8 +84,8 @@ def capability(
 
     `absent` names backends that this machine does not have, whatever the table says.
     """
-    if place_kind not in (VIRTUAL_CLUSTER, PLAIN_HOST):
-        raise NotCapableError(f"unknown place {place_kind!r}; allowed: {VIRTUAL_CLUSTER}, {PLAIN_HOST}")
+    if place_kind not in PLACES:
+        raise NotCapableError(f"unknown place {place_kind!r}; allowed: {', '.join(PLACES)}")
     known = FaultKind(kind)
     if (known, place_kind) not in BACKENDS:
         able = [place for (other, place) in BACKENDS if other == kind]

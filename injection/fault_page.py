@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from injection.capability import BACKENDS, LACKS, PLAIN_HOST, REFUSALS, VIRTUAL_CLUSTER
+from injection.capability import BACKENDS, LACKS, PLACES, REFUSALS
 from injection.registry import FAULTS, TARGETS
 from storage.records import FaultKind
 
@@ -49,7 +49,7 @@ def section(kind: FaultKind, notes: dict[str, Any]) -> Iterator[str]:
         yield from (f"| `{one.name}` | {values(types[one.name])} | {default(one)} |" for one in known)
         yield ""
     yield f"- Acts on: {', '.join(TARGETS[kind])}"
-    yield from (f"- In the {place}: {backends(kind, place)}" for place in (VIRTUAL_CLUSTER, PLAIN_HOST))
+    yield from (f"- In the {place}: {backends(kind, place)}" for place in PLACES)
     yield f"- Needs: {notes['needs']}"
     yield f"- When killed: {notes['deaths']}"
     yield f"- With others: {notes['composition']}\n"

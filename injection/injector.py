@@ -4,9 +4,10 @@
 
 SPEC: `run_id`, `faults` (of the plan), `socket` (path of the seam), `registry_dir`, `addresses` (path of the name table),
 `stats_dir` (the job's figures, read where a trigger waits for one), `journal_dir`, `history` (path), `place` (virtual-cluster |
-plain-host), `proxy_api` (host:port, "" without proxies), `barrier_hold_s`, `lease_s`, `arm_timeout_s`, `protected_pids`. Prints
-`ready` when the seam listens. SIGTERM ends the run: everything is undone and proved gone; SIGINT does so without waiting for
-measurements that are under way. Exit code 0; 2 when something is stuck; 1 for a bad SPEC.
+plain-host | agent-host), `proxy_api` (host:port, "" without proxies), `barrier_hold_s`, `lease_s`, `arm_timeout_s`,
+`protected_pids`, `renews_lease` (false: whoever started it does, and so decides how long its faults stay). Prints `ready` when
+the seam listens. SIGTERM ends the run: everything is undone and proved gone; SIGINT does so without waiting for measurements
+that are under way. Exit code 0; 2 when something is stuck; 1 for a bad SPEC.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Spec:
     proxy_api: str = ""
     arm_timeout_s: float = 180.0
     protected_pids: tuple[int, ...] = ()
+    renews_lease: bool = True
 
 
 def read_spec(path: Path) -> Spec:
@@ -90,8 +92,9 @@ class Injector:
 
     def start(self) -> None:
         """Renew the lease, arm in the background, listen."""
-        journal.renew_lease(Path(self._spec.journal_dir), self._spec.run_id, self._spec.lease_s)
-        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        if self._spec.renews_lease:
+            journal.renew_lease(Path(self._spec.journal_dir), self._spec.run_id, self._spec.lease_s)
+            threading.Thread(target=self._renew, name="lease", daemon=True).start()
         for hand in self._hands:
             hand.arm()
         if self._figures:

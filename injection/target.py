@@ -90,7 +90,7 @@ class Site:
         return {item["component"]: Registration(**item) for item in found}
 
     def names(self) -> dict[str, dict[str, Any]]:
-        """The name table: bind, listen, dial."""
+        """The name table: bind, listen, dial; `proxy` where a link's proxy does not bear the link's name."""
         table: dict[str, dict[str, Any]] = json.loads(self.addresses.read_text())
         return table
 
@@ -144,7 +144,7 @@ def _link(src: str, dst: str, purpose: str, site: Site) -> LiveLink:
     if dst not in table["host"]:
         raise NoSuchTargetError(f"the name table does not tell on which host {dst} is")
     ends = (source.host, table["bind"].get(src, source.address), table["host"][dst], address, int(port))
-    return LiveLink(name, *ends, dialled if by_name else "")
+    return LiveLink(table.get("proxy", {}).get(name, name), *ends, dialled if by_name else "")
 
 
 def _listing(names: Any) -> str:

@@ -33,6 +33,11 @@ def journal_dir() -> Path:
     return path
 
 
+def agent_dir() -> Path:
+    """What a host agent of this home keeps, its own journal among it; made by the agent."""
+    return home() / "agent"
+
+
 def reports_dir() -> Path:
     """The self-contained pages."""
     path = home() / "reports"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import psutil
 
+from injection.agent.agent import recover as recover_agent
 from injection.recover import Outcome, sweep
 from injection.strays import end_abandoned
-from storage.layout import journal_dir
+from storage.layout import agent_dir, journal_dir
 from tasks.unfinished import close_abandoned
 from tasks.waiting import LabError
 
@@ -46,7 +47,9 @@ def ready_machine() -> list[Outcome]:
 
 
 def _swept() -> dict[tuple[str, str], Outcome]:
-    return {(outcome.run_id, outcome.fault_id): outcome for outcome in sweep(journal_dir())}
+    """Of runs, and of a host agent of this home that is gone."""
+    outcomes = [*sweep(journal_dir()), *recover_agent(agent_dir())]
+    return {(outcome.run_id, outcome.fault_id): outcome for outcome in outcomes}
 
 
 def _watchdogs() -> list[psutil.Process]:

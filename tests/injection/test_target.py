@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from injection import procfs
-from injection.capability import BACKENDS, PLAIN_HOST, VIRTUAL_CLUSTER, NotCapableError, capability
+from injection.capability import BACKENDS, PLACES, PLAIN_HOST, VIRTUAL_CLUSTER, NotCapableError, capability
 from injection.fault import Context, RefusedError
 from injection.measure import ask_here
 from injection.registry import FAULTS, TARGETS, make_fault
@@ -87,7 +87,7 @@ def test_every_kind_has_a_class_a_target_and_a_verdict_for_each_place() -> None:
     """The vocabulary, the registry and the capability table agree; a refusal says why and where it can be done."""
     assert set(FAULTS) == set(TARGETS) == set(FaultKind)
     for kind in FaultKind:
-        for place in (VIRTUAL_CLUSTER, PLAIN_HOST):
+        for place in PLACES:
             if (kind, place) in BACKENDS:
                 assert capability(kind, place) == BACKENDS[kind, place][0]
                 continue
