@@ -48,6 +48,32 @@ KIND_WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 FALLBACK_KINDS = ("process-kill", "network-delay", "memory-pressure")
 
 
+#: What differs from one line to the next of the same kind: names, ids, quoted text, numbers.
+_VARIABLE = re.compile(r"\b[wn]-[0-9a-f]{4}\b|\b[0-9a-f]{12,}\b|'[^']*'|-?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+#: The kinds that a metric can be moved by, likeliest first, by a part of its name.
+METRIC_KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"rtt|latency|silent|ping", ("network-delay", "network-bandwidth")),
+    (r"retransmit", ("network-loss", "network-partition")),
+    (r"link|net_|bytes_per_s|queue", ("network-bandwidth", "network-delay")),
+    (r"disk|write|read|fsync", ("disk-fill", "io-contention")),
+    (r"memory|rss|pss|uss|oom|faults|vsize", ("memory-pressure",)),
+    (r"cpu|switches|load|timeperf|samples_per_s", ("cpu-contention", "process-pause")),
+    (r"process|threads|heartbeat", ("process-kill", "process-pause")),
+)
+
+
+def template(text: str) -> str:
+    """The first line with everything that varies replaced by ``*``: lines of one kind have one template."""
+    return _VARIABLE.sub("*", text.split("\n", 1)[0])
+
+
+def metric_kinds(metric: str, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Kinds that could move this metric, likeliest first."""
+    told = next((kinds for pattern, kinds in METRIC_KINDS if re.search(pattern, metric)), FALLBACK_KINDS)
+    return tuple(kind for kind in told if kind in vocabulary.kinds)
+
+
 def stages_in_force(records: Iterable[LogRecord]) -> Iterator[tuple[LogRecord, str]]:
     """Each record of the controller's log with the stage the job was in when it was written (``init`` before the first)."""
     stage = "init"

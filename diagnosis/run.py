@@ -14,7 +14,31 @@ from diagnosis.channel import ChannelReader
 from diagnosis.vocabulary import read_vocabulary
 
 #: The diagnosers that come with the lab, by the name under which they answer.
-MODULES = {"random": "guess", "last-error": "last_error", "first-error": "first_error", "error-code": "error_code"}
+MODULES = {
+    "random": "guess",
+    "prior-only": "prior",
+    "last-error": "last_error",
+    "first-error": "first_error",
+    "error-code": "error_code",
+    "log-diff": "log_diff",
+    "worst-z": "worst_z",
+    "peer-outlier": "peer_outlier",
+    "stage-deadline": "stage_deadline",
+    "causal": "causal",
+}
+#: The tiers on which each is asked when nobody says which: where it has something to read that the tier below has not.
+ASKED_ON: dict[str, tuple[str, ...]] = {
+    "random": ("T0",),
+    "prior-only": ("T0",),
+    "last-error": ("T0",),
+    "first-error": ("T0", "T1"),
+    "error-code": ("T0", "T1"),
+    "log-diff": ("T1", "T2"),
+    "worst-z": ("T2", "T3"),
+    "peer-outlier": ("T2", "T3"),
+    "stage-deadline": ("T0", "T2"),
+    "causal": ("T0", "T1", "T2", "T3"),
+}
 
 
 def main(argv: list[str]) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from diagnosis.run import MODULES
+from diagnosis.run import ASKED_ON, MODULES
 from diagnosis.sandbox import Attempt, attempt, builtin
 from diagnosis.vocabulary import TIERS
 from storage.layout import RunPaths
@@ -18,15 +18,15 @@ from tasks.answers import is_revealed, keep_answer
 def diagnose_run(
     paths: RunPaths, names: Iterable[str] | None = None, tiers: Iterable[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Run diagnosers on tiers (default: all on all); returns what was written to ``answers/<diagnoser>-<tier>.json``.
+    """Run diagnosers on tiers (default: all, each on its own); returns what was written to ``answers/<diagnoser>-<tier>.json``.
 
     A diagnoser that fails has an answer without a diagnosis and with the reason. Raises ValueError for an unknown name or
     tier, for evidence that is not as it was sealed, and for a case that is revealed. An answer given after the score was
     written is marked as such.
     """
-    chosen, levels = list(MODULES if names is None else names), list(TIERS if tiers is None else tiers)
-    files = {name: builtin(name) for name in chosen}
-    unknown = [tier for tier in levels if tier not in TIERS]
+    files = {name: builtin(name) for name in (MODULES if names is None else names)}
+    levels = ASKED_ON if tiers is None else dict.fromkeys(files, tuple(tiers))
+    unknown = [tier for name in files for tier in levels[name] if tier not in TIERS]
     if unknown:
         raise ValueError(f"no tier {unknown[0]!r}; there are {', '.join(TIERS)}")
     if is_revealed(paths):
@@ -35,10 +35,10 @@ def diagnose_run(
     if problems:
         raise ValueError(f"run {paths.run_id} cannot be diagnosed: {'; '.join(problems)}")
     kept = []
-    for name in chosen:
-        for tier in levels:
-            came = attempt(files[name], paths.evidence, tier)
-            kept.append(keep_answer(paths, answer_of(paths, name, tier, came, sha256_file(files[name])), came.calls))
+    for name, file in files.items():
+        for tier in levels[name]:
+            came = attempt(file, paths.evidence, tier)
+            kept.append(keep_answer(paths, answer_of(paths, name, tier, came, sha256_file(file)), came.calls))
     return kept
 
 

@@ -1,16 +1,29 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from diagnosis.diagnosers import error_code, first_error, guess, last_error
-from diagnosis.reader import EvidenceReader
+from diagnosis.clues import template
+from diagnosis.diagnosers import (
+    error_code,
+    first_error,
+    guess,
+    last_error,
+    log_diff,
+    peer_outlier,
+    prior,
+    stage_deadline,
+    worst_z,
+)
+from diagnosis.reader import EvidenceReader, Sample
 from diagnosis.vocabulary import read_vocabulary
 from storage.layout import RunPaths
 from storage.records import Cause, Diagnosis
 from storage.truth import load_names
 from tasks.seal import seal_run
+from tests.diagnosis.small_job import Job, clock, vocabulary
 from tests.synthetic_job import make_run
 
 
@@ -113,4 +126,87 @@ def test_diagnosers_import_nothing_of_the_truth() -> None:
     folder = Path(guess.__file__).parent
     imports = re.findall(r"^(?:from|import) (\S+)", "\n".join(f.read_text() for f in folder.glob("*.py")), re.MULTILINE)
     ours = {name for name in imports if name.split(".")[0] in ("diagnosis", "storage", "tasks", "rlhf", "injection")}
-    assert ours == {"diagnosis.clues", "diagnosis.reader", "diagnosis.vocabulary", "storage.records"}
+    shared = {f"diagnosis.{name}" for name in ("chain", "clues", "gauges", "reader", "signs", "story", "vocabulary")}
+    assert ours == {*shared, "storage.records"}
+
+
+def slow_stage() -> Job:
+    """A job in which the sixth rollout takes three steps' time, by one worker, which then writes a line of its own."""
+    job = Job(vocabulary())
+    job.step(6, late={("w-a01", "generate"): 3.0})
+    job.lines["w-c0"] = [line if line[0] < 6.2 else (line[0] + 3.0, *line[1:]) for line in job.lines["w-c0"]]
+    job.say("w-a01", 8.0, "RuntimeError: something new about 42", "WARNING")
+    job.finish(10.5)
+    return job
+
+
+def test_what_is_new_in_the_logs() -> None:
+    """log-diff blames who wrote the first line of a kind that neither its past nor its peers know."""
+    said = log_diff.diagnose(slow_stage(), vocabulary())
+    assert said.ranked[0].component == "w-a01" and "something new" in said.reason
+    healthy = Job(vocabulary())
+    healthy.finish(6.5)
+    assert not log_diff.diagnose(healthy, vocabulary()).fault
+
+
+def test_a_template_forgets_what_varies() -> None:
+    """Numbers, neutral names and ids are one; words are not."""
+    assert template("read v3/shard of w-7362 request_id=8e22fcac1c894483") == template(
+        "read v11/shard of w-ed80 request_id=d60e1f880435c734"
+    )
+    assert template("generate success, {'step': 3}") != template("save success, {'step': 3}")
+
+
+def test_a_stage_over_its_deadline_is_known_before_it_ends() -> None:
+    """stage-deadline names the stage, its role, and a moment before the stage was over; a healthy job has none."""
+    said = stage_deadline.diagnose(slow_stage(), vocabulary())
+    assert said.ranked[0].stage == "rollout" and said.ranked[0].component in ("w-a00", "w-a01")
+    assert clock(6.1) < said.alarm < clock(9.0)
+    healthy = Job(vocabulary())
+    healthy.finish(6.5)
+    assert not stage_deadline.diagnose(healthy, vocabulary()).fault
+
+
+def test_peers_tell_who_changed() -> None:
+    """peer-outlier blames the worker whose figure left its past alone; when all leave it together, nobody."""
+    one, both = Job(vocabulary()), Job(vocabulary())
+    for job in (one, both):
+        for who in ("w-a00", "w-a01"):
+            changed = who == "w-a01" or job is both
+            job.gauge("cpu_ratio", who, [0.5, 0.52, 0.48, 0.51] * 4 + [9.0 if changed else 0.5] * 4)
+        job.finish(6.5)
+    assert peer_outlier.diagnose(one, vocabulary()).ranked[0].component == "w-a01"
+    assert not peer_outlier.diagnose(both, vocabulary()).fault
+    assert peer_outlier.diagnose(Job(vocabulary()), vocabulary()).abstain
+
+
+class Compared(Job):
+    """A job that comes with two healthy runs, whose memory lies between 100 and 110."""
+
+    def healthy_runs(self) -> list[str]:
+        return ["1", "2"]
+
+    def query_metric(self, metric: str, subject: str = "", *_: object, run: str = "", **__: object) -> list[Sample]:
+        own = super().query_metric(metric, subject)
+        return own if not run else [replace(s, value=100.0 + i % 11 + (i == 3) * int(run)) for i, s in enumerate(own)]
+
+
+def test_the_figure_furthest_from_health() -> None:
+    """worst-z blames whose figure is further off than any healthy run's; one within what they show is nobody's fault."""
+    job = Compared(vocabulary())
+    job.finish(6.5)
+    assert not worst_z.diagnose(job, vocabulary()).fault
+    for who in ("w-a00", "w-a01"):
+        job.gauge("rss_bytes", who, [100.0 + i % 11 for i in range(20)] + [900.0 if who == "w-a01" else 105.0])
+    said = worst_z.diagnose(job, vocabulary())
+    assert (said.ranked[0].component, said.ranked[0].kind) == ("w-a01", "memory-pressure")
+    assert worst_z.diagnose(Job(vocabulary()), vocabulary()).abstain
+
+
+def test_a_prior_reads_nothing(run: RunPaths) -> None:
+    """prior-only gives the same answer whatever happened, without a call."""
+    reader = EvidenceReader(run.evidence, "T1")
+    words = read_vocabulary(json.loads((run.evidence / "manifest.json").read_text()))
+    said = prior.diagnose(reader, words)
+    assert reader.meter.calls == 0 and len(set(said.ranked)) == len(said.ranked)
+    assert words.roles[said.ranked[0].component] == "train"

@@ -1,0 +1,159 @@
+"""What the logs of one run tell: which stage the job was in, and what every worker was asked, did, and how long it took.
+
+Read from the trainer's own lines. Times are seconds on the case's clock. The controller's log alone tells the stages.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import PurePath
+from statistics import median
+
+from diagnosis.clues import opened_stage
+from diagnosis.reader import LogRecord, Reader
+from diagnosis.vocabulary import Vocabulary
+
+_DID = re.compile(r"^(?:event (?P<event>\w+), global_step: |(?P<call>\w+) success, \{'(?:step|version)': )(?P<step>\d+)")
+_SERVED = re.compile(r"^/\w+ (?P<code>\d+) in (?P<took>[\d.]+)s")
+_STEP = re.compile(r"(?:\bstep|global_step): ?(\d+)")
+_NOTIFY = re.compile(r"start to notify_(\w+)_event")
+#: The trainer's own words when it begins to end the job: after an error, and in any case.
+_ENDING = re.compile(r"begin cleanup resource|Stopping job with UID")
+_FAILED = re.compile(r"begin cleanup resource")
+
+#: In which stage a worker does what.
+STAGE_OF_WORK = {
+    "upload_weights": "weights_update",
+    "update_weights": "weights_update",
+    "update_weights_from_disk": "weights_update",
+    "rollout_start": "rollout",
+    "generate": "rollout",
+    "rollout_end": "rollout",
+    "compute_logprobs": "reference",
+    "train_start": "train",
+    "train_batch": "train",
+    "train_end": "train",
+    "save": "checkpoint",
+}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A stage that the controller announced: from when, in which step; ``event`` is what it told workers then, if it did."""
+
+    time_s: float
+    stage: str
+    step: int
+    event: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing that a worker did in a step. ``lag_s`` is the time from the controller's announcement until it was heard."""
+
+    component: str
+    what: str
+    step: int
+    end_s: float
+    took_s: float
+    lag_s: float
+
+    @property
+    def stage(self) -> str:
+        """The stage it belongs to, or an empty text."""
+        return STAGE_OF_WORK.get(self.what, "")
+
+
+class Story:
+    """The logs of the case's own run ("") or of a healthy run that comes with it."""
+
+    def __init__(self, reader: Reader, vocabulary: Vocabulary, run: str = "") -> None:
+        self.vocabulary = vocabulary
+        self.records: dict[str, list[LogRecord]] = {PurePath(path).stem: reader.records(path) for path in reader.logs(run)}
+        [self.controller] = vocabulary.of_role("controller")
+
+    @cached_property
+    def openings(self) -> list[Opening]:
+        """Stages in the order in which the controller opened them; those of its cleanup are not among them."""
+        found, step = [], -1
+        for record in self.records[self.controller]:
+            stage, told, event = opened_stage(record.text), _STEP.search(record.text), _NOTIFY.search(record.text)
+            step = int(told[1]) if told else step
+            if stage and stage != "cleanup":
+                found.append(Opening(record.time_s, stage, step, event[1] if event else ""))
+        return found
+
+    @cached_property
+    def ending_s(self) -> float:
+        """When the controller began to end the job; infinite when its log stops before."""
+        return next((r.time_s for r in self.records[self.controller] if _ENDING.search(r.text)), float("inf"))
+
+    @cached_property
+    def failed(self) -> bool:
+        """Whether the job was ended by an error, or its log just stops."""
+        told = any(_FAILED.search(record.text) for record in self.records[self.controller])
+        return told or self.ending_s == float("inf")
+
+    def at(self, time_s: float) -> tuple[str, int]:
+        """Stage and step in force: ("init", -1) before the first, "cleanup" once the job is being ended."""
+        place = bisect_right(self._times, time_s) - 1
+        stage, step = (self.openings[place].stage, self.openings[place].step) if place >= 0 else ("init", -1)
+        return ("cleanup" if time_s >= self.ending_s else stage), step
+
+    def announced(self, what: str, step: int) -> float | None:
+        """When the controller announced an event or the stage of some work in that step."""
+        return self._announced.get((what, step), self._announced.get((STAGE_OF_WORK.get(what, ""), step)))
+
+    @cached_property
+    def works(self) -> list[Work]:
+        """What the workers did, by component and time."""
+        return [work for component in self.records for work in self._works_of(component)]
+
+    @cached_property
+    def step_s(self) -> float:
+        """Median seconds from one step to the next; of the whole run when it had but one."""
+        begins = [opening.time_s for opening in self.openings if opening.stage == "weights_update"]
+        gaps = [after - before for before, after in pairwise(begins)]
+        return median(gaps) if gaps else self.openings[-1].time_s - self.openings[0].time_s if self.openings else 1.0
+
+    @cached_property
+    def _times(self) -> list[float]:
+        return [opening.time_s for opening in self.openings]
+
+    @cached_property
+    def _announced(self) -> dict[tuple[str, int], float]:
+        """(event or stage, step) -> when the controller announced it."""
+        first: dict[tuple[str, int], float] = {}
+        for opening in self.openings:
+            first.setdefault((opening.event or opening.stage, opening.step), opening.time_s)
+        return first
+
+    def _works_of(self, component: str) -> list[Work]:
+        works, doing = [], None
+        for record in self.records[component]:
+            did, served = _DID.match(record.text), _SERVED.match(record.text)
+            if did:
+                doing = (did["event"] or did["call"], int(did["step"]))
+            elif served and doing:
+                took_s = float(served["took"])
+                works.append(self._work(component, doing, record.time_s, took_s))
+                doing = None
+        return works
+
+    def _work(self, component: str, doing: tuple[str, int], end_s: float, took_s: float) -> Work:
+        what, step = doing
+        asked = self.announced(what, step)
+        return Work(component, what, step, end_s, took_s, 0.0 if asked is None else max(0.0, end_s - took_s - asked))
+
+
+def by_worker(works: list[Work]) -> dict[tuple[str, str], dict[int, Work]]:
+    """(what, component) -> step -> the last such work of that step."""
+    found: dict[tuple[str, str], dict[int, Work]] = defaultdict(dict)
+    for work in works:
+        found[work.what, work.component][work.step] = work
+    return dict(found)
