@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from adapters.native import NativeJob, component_hosts
 from bench.turns import Turn, cpu_seconds
 from injection.listener import Listener
-from injection.place import open_place
+from injection.place import Process, open_place
 from rlhf.config import JobConfig
 from storage.layout import new_run_id, run_paths
 from storage.records import StageEvent
@@ -63,6 +63,11 @@ class StandingJob:
             self._moved.notify_all()
         self._await(until)
         return Turn(time.monotonic() - start, cpu_seconds(self.pid) - cpu_s)
+
+    def beside(self, argv: list[str], log: Path) -> Process:
+        """Start a program of the lab's own where those of a run stand."""
+        own = "" if self._place.kind == "virtual-cluster" else "localhost"
+        return self._place.spawn(argv, host=own, log=log)
 
     def stats(self, component: str) -> Iterator[dict[str, Any]]:
         """The figures a component has written."""

@@ -7,8 +7,8 @@ never read by mistake.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from telemetry.procfile import close_proc, open_proc, read_proc
 
@@ -41,8 +41,7 @@ FIRST_DEAD_CODE = 5
 _GONE: list[float | None] = [0.0, 6.0, *[None] * (len(PROCESS_METRICS) - 2)]
 
 
-@dataclass(frozen=True)
-class Counters:
+class Counters(NamedTuple):
     """Ever-growing counts of a process at one instant, None where they could not be read."""
 
     mono_s: float

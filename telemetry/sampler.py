@@ -13,7 +13,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from storage.schemas import METRICS
 from storage.writer import TableWriteError, TableWriter
@@ -31,48 +33,39 @@ logger = logging.getLogger("sampler")
 
 
 class Rows:
-    """Columns of the samples of one tick."""
+    """The samples of one tick: which series, in order, and a value for each of their metrics."""
 
     def __init__(self, wall_s: float, mono_s: float) -> None:
         self.times = (wall_s, mono_s)
-        self.host: list[str] = []
-        self.component: list[str] = []
-        self.metric: list[str] = []
-        self.unit: list[str] = []
-        self.step: list[int] = []
-        self.stage: list[str] = []
+        self.series: list[tuple[str, str, Metrics]] = []
         self.value: list[float | None] = []
+        self._names: Names = {}
 
     def add(self, host: str, component: str, metrics: Metrics, values: list[float | None]) -> None:
         """One row per metric."""
-        self.host += [host] * len(values)
-        self.component += [component] * len(values)
-        self.metric += [name for name, _ in metrics]
-        self.unit += [unit for _, unit in metrics]
-        self.step += [-1] * len(values)
-        self.stage += [""] * len(values)
+        self.series.append((host, component, metrics))
         self.value += values
 
     def as_before(self, before: Rows) -> None:
         """Take over the names of an earlier tick if they are the same: what is the same list is stored for next to nothing."""
-        if (self.metric, self.component, self.host) == (before.metric, before.component, before.host):
-            self.host, self.component, self.metric = before.host, before.component, before.metric
-            self.unit, self.step, self.stage = before.unit, before.step, before.stage
+        if self.series == before.series:
+            self._names = before.names()
 
-    def columns(self) -> dict[str, list[float | None] | list[str] | list[float] | list[int]]:
-        """The rows as the metrics table has them; a sample belongs to no step and no stage."""
+    def names(self) -> Names:
+        """The columns of text; a sample belongs to no step and no stage."""
+        if not self._names:
+            each = [(host, component, name, unit) for host, component, metrics in self.series for name, unit in metrics]
+            texts = dict(zip(("host", "component", "metric", "unit"), map(list, zip(*each, strict=True)), strict=False))
+            self._names = {**texts, "step": [-1] * len(each), "stage": [""] * len(each)}
+        return self._names
+
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """The rows as the metrics table has them."""
         n = len(self.value)
-        return {
-            "wall_s": [self.times[0]] * n,
-            "mono_s": [self.times[1]] * n,
-            "host": self.host,
-            "component": self.component,
-            "step": self.step,
-            "stage": self.stage,
-            "metric": self.metric,
-            "unit": self.unit,
-            "value": self.value,
-        }
+        return {"wall_s": [self.times[0]] * n, "mono_s": [self.times[1]] * n, **self.names(), "value": self.value}
+
+
+Names = dict[str, list[Any]]
 
 
 class Sampler:

@@ -188,11 +188,11 @@ def test_the_names_of_a_tick_are_those_of_the_one_before_until_something_changes
     sleeper = subprocess.Popen(["sleep", "1000"])
     try:
         slow, first, second, again = (sampler.sample(mono_s, mono_s) for mono_s in (1.0, 2.0, 3.0, 11.0))
-        assert second.metric is first.metric and second.component is first.component
-        assert again.metric is slow.metric and again.metric is not second.metric
+        assert all(second.names()[name] is column for name, column in first.names().items())
+        assert again.names() is slow.names() and again.names()["metric"] is not second.names()["metric"]
         register(tmp_path, "train0", sleeper.pid)
         third = sampler.sample(12.0, 12.0)
-        assert "train0" in third.component and "train0" not in second.component
+        assert "train0" in third.names()["component"] and "train0" not in second.names()["component"]
         assert len({len(column) for column in third.columns().values()}) == 1
     finally:
         sleeper.kill()
