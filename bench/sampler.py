@@ -2,8 +2,9 @@
 
 48 sleeping processes are looked at once and ten times a second by
 
-    ours       the real sampler program with its Parquet, without and with its further sources (``all``; of a job's links there
-               are none here). ``read_core_ratio`` is the part that reads /proc, measured by reading in this process
+    ours       the real sampler program with its Parquet: alone, with the sources of a usual run, and with every one there is
+               (`bench/job_around.py` makes what they look at). ``read_core_ratio`` is the part that reads, measured by reading
+               in this process
     psutil     a loop that asks psutil for the same figures of each process, `oneshot`, and stores nothing
     exporters  Prometheus' node-exporter and a process-exporter with a group a process, scraped as often; what Prometheus itself
                needs to store is not counted. They are looked for in the PATH
@@ -30,11 +31,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.job_around import job_around
 from storage.reader import read_table
 from storage.schemas import METRICS
+from tasks.profiles import SOURCES as USUAL
 from telemetry.process import TICKS_PER_S, split_stat
 from telemetry.sampler import Sampler
-from telemetry.spec import SOURCES, SamplerSpec
+from telemetry.spec import SOURCES, load_spec
 
 PROCESSES = 48
 RATES_HZ = (1.0, 10.0)
@@ -80,11 +83,13 @@ def ours(pids: list[int], seconds: float) -> dict[str, object]:
         for number, pid in enumerate(pids):
             register(registry, f"rollout{number}", pid)
         time.sleep(1.5)  # the registry's folder time settles, as it does in a running job
-        for name, sources in (("processes", ()), ("all", tuple(SOURCES))):
-            read_s = read_cost_s(registry, Path(folder), sources)
+        around = {"registry": str(registry), **job_around(Path(folder), [f"rollout{n}" for n in range(len(pids))], "rollouts")}
+        for name, sources in (("processes", ()), ("usual", USUAL), ("all", tuple(SOURCES))):
+            told = {**around, "sources": sources, "out": str(Path(folder) / name)}
+            read_s = read_cost_s(told)
             runs[f"{name}_read_once_ms"] = round(read_s * 1e3, 3)
             for hz in RATES_HZ:
-                runs[f"{name}_{hz:g}_hz"] = measure(registry, Path(folder) / f"{name}{hz:g}", hz, seconds, read_s, sources)
+                runs[f"{name}_{hz:g}_hz"] = measure({**told, "out": f"{told['out']}{hz:g}", "hz": hz}, seconds, read_s * hz)
     return runs
 
 
@@ -94,9 +99,9 @@ def register(registry: Path, component: str, pid: int) -> None:
     (registry / f"{component}.json").write_text(json.dumps(entry))
 
 
-def read_cost_s(registry: Path, out: Path, sources: tuple[str, ...]) -> float:
+def read_cost_s(told: dict[str, object]) -> float:
     """CPU seconds of one reading of everything except the slow beat."""
-    sampler = Sampler(SamplerSpec(registry, out, sources=sources, folders=(out,), checkpoints=out))
+    sampler = Sampler(load_spec(written(told)))
     sampler.sample(time.time(), time.monotonic())
     before, turns = time.process_time(), 200
     for _ in range(turns):
@@ -106,11 +111,16 @@ def read_cost_s(registry: Path, out: Path, sources: tuple[str, ...]) -> float:
     return spent / turns
 
 
-def measure(registry: Path, out: Path, hz: float, seconds: float, read_s: float, sources: tuple[str, ...]) -> dict[str, float]:
-    spec = out.with_suffix(".json")
-    told = {"registry": str(registry), "out": str(out), "hz": hz, "sources": sources, "folders": [str(registry)]}
-    spec.write_text(json.dumps({**told, "checkpoints": str(out.parent)}))
-    sampler = subprocess.Popen([sys.executable, "-m", "telemetry.sampler", str(spec)], cwd=ROOT)
+def written(told: dict[str, object]) -> Path:
+    """The options as a file."""
+    path = Path(f"{told['out']}.json")
+    path.write_text(json.dumps(told))
+    return path
+
+
+def measure(told: dict[str, object], seconds: float, read_core_ratio: float) -> dict[str, float]:
+    out = Path(str(told["out"]))
+    sampler = subprocess.Popen([sys.executable, "-m", "telemetry.sampler", str(written(told))], cwd=ROOT)
     while not list(out.glob("*.parquet")):
         if sampler.poll() is not None:
             raise SystemExit(f"the sampler ended with {sampler.returncode}")
@@ -122,7 +132,7 @@ def measure(registry: Path, out: Path, hz: float, seconds: float, read_s: float,
     stored = sum(path.stat().st_size for path in out.glob("*.parquet"))
     return {
         "core_ratio": ratio,
-        "read_core_ratio": round(read_s * hz, 5),
+        "read_core_ratio": round(read_core_ratio, 5),
         "samples": table.num_rows,
         "segments": len(list(out.glob("*.parquet"))),
         "bytes_per_sample": round(stored / table.num_rows, 2),
