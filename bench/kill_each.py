@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.parts import part
 from injection import journal
 from injection.procfs import namespace_inode, pid_namespace_lives
 from injection.strays import MARK, marked
@@ -46,19 +47,11 @@ print(json.dumps(outcome))
 sys.exit(0 if outcome["valid"] else 1)
 """
 FAULTLINE = "from flows.command import main; main()"
-#: The lab's processes by a word of their command line; those that stand in one kind of place only, apart.
-PARTS = {
-    "injector": "injection.injector",
-    "watchdog": "injection.watchdog",
-    "sampler": "telemetry.sampler",
-    "probes": "injection.probe",
-}
-OF_PLACE = {
-    "virtual-cluster": {"keeper": "unshare", "init": "injection.virtual.init"},
-    "plain-host": {"keeper": "injection.keeper", "proxy": "injection.proxy"},
-}
+#: The lab's processes that are killed; those that stand in one kind of place only, apart.
+PARTS = ("injector", "watchdog", "sampler", "probe")
+OF_PLACE = {"virtual-cluster": ("keeper", "init"), "plain-host": ("keeper", "proxy")}
 #: Who is replaced when killed: the run goes on to its end, and its faults with it.
-REPLACED = ("probes",)
+REPLACED = ("probe",)
 TOGETHER = {"injector and watchdog": ("injector", "watchdog"), "lab and keeper": ("lab", "keeper")}
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -125,23 +118,13 @@ def _in_force(home: Path) -> str:
     return ""
 
 
-def find(lab: int, place: str, killed: str) -> list[psutil.Process]:
+def find(lab: int, killed: str) -> list[psutil.Process]:
     """The processes meant by a name."""
     if killed in TOGETHER:
-        return [process for one in TOGETHER[killed] for process in find(lab, place, one)]
+        return [process for one in TOGETHER[killed] for process in find(lab, one)]
     if killed == "lab":
         return [psutil.Process(lab)]
-    word = {**PARTS, **OF_PLACE[place]}[killed]
-    # The keeper's child bears the same words as the program that started it: only words on their own count.
-    return [process for process in psutil.Process(lab).children(recursive=True) if _is_called(process, word)]
-
-
-def _is_called(process: psutil.Process, word: str) -> bool:
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return False
-    return words[:1] == [word] or words[1:3] == ["-m", word]
+    return [process for process in psutil.Process(lab).children(recursive=True) if part(process) == killed]
 
 
 def residue(traces: Traces) -> list[str]:
@@ -200,7 +183,7 @@ def measure(place: str, killed: str, home: Path, folder: Path, run: Start) -> Ce
     lab = start(place, home, folder, run)
     try:
         traces = await_applied(lab, home)
-        victims = find(lab.pid, place, killed)
+        victims = find(lab.pid, killed)
         assert victims, f"no process of the run is the {killed}"
         began = time.monotonic()
         for victim in victims:

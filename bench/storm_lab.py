@@ -20,7 +20,7 @@ from typing import Any
 from injection.place import PlaceError
 from injection.recover import sweep
 from storage.layout import journal_dir, new_run_id, run_paths
-from tasks.launch import READY_S, Experiment, lab_argv, open_site, start_hands, write_plan
+from tasks.launch import READY_S, Experiment, open_site, start_hands, write_plan
 from tasks.revert import FLUSH_LIMIT_S, REVERT_LIMIT_S, end_process
 from tasks.waiting import LabError, Watched, says, wait_for
 
@@ -67,7 +67,8 @@ def _serve(experiment: Experiment) -> None:
 
 def _start_ground(experiment: Experiment) -> None:
     log = experiment.paths.lab_logs / "ground.log"
-    argv = lab_argv("bench.storm_ground", experiment.paths.root, experiment.at().scratch, experiment.proxy_api or "-")
+    about = [str(experiment.paths.root), str(experiment.at().scratch), experiment.proxy_api or "-"]
+    argv = [sys.executable, "-m", "bench.storm_ground", *about]
     ground = experiment.at().spawn(argv, host=experiment.outside, log=log)
     wait_for("it listened", lambda: says(log, "ready"), [Watched("the ground", ground, (log,))], GROUND_S)
 

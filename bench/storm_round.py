@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from bench.kill_each import network_of
+from bench.parts import part
 from injection import journal
 from injection.journal import State
 from injection.procfs import namespace_inode
@@ -28,19 +29,6 @@ from injection.virtual import loop
 from storage.layout import journal_dir, run_paths
 from tasks.recover import recover
 
-#: The lab's processes by a word of their command line. A helper is a process of the hands, such as the one that gives verdicts
-#: on packets: what it does ends with it, the round goes on to its end.
-WORDS = {
-    "injector": "injection.injector",
-    "watchdog": "injection.watchdog",
-    "probe": "injection.probe",
-    "helper": "/proc/self/fd/",
-    "keeper": "injection.keeper",
-    "init": "injection.virtual.init",
-    "disk keeper": "injection.virtual.loop",
-    "name server": "injection.names",
-    "proxy": "injection.proxy",
-}
 TOGETHER = {
     "injector and watchdog": ("injector", "watchdog"),
     "lab and keeper": ("lab", "keeper"),
@@ -50,7 +38,8 @@ TOGETHER = {
 OF_PLACE = {"virtual-cluster": ("init", "disk keeper", "name server"), "plain-host": ("keeper", "proxy")}
 #: With whom the place ends: the next round needs another.
 ENDING = ("lab", "keeper", "init", "disk keeper", "name server", "proxy", *TOGETHER)
-#: With whom nothing ends: the round comes to its own end, and with it its faults.
+#: With whom nothing ends: the round comes to its own end, and with it its faults. A helper is a process of the hands, such as
+#: the one that gives verdicts on packets: what it does ends with it.
 GOING_ON = ("probe", "helper")
 START_S, ANSWER_S, ARMED_S = 120.0, 20.0, 20.0
 #: How long residue is waited for, s; what is there after that is left over.
@@ -134,7 +123,7 @@ class Site:
             return [psutil.Process(self.lab.pid)]
         with suppress(psutil.Error):
             here = psutil.Process(self.lab.pid).children(recursive=True)
-            return [process for process in here if _is_called(process, WORDS[name])][: 1 if name in GOING_ON else None]
+            return [process for process in here if part(process) == name][: 1 if name in GOING_ON else None]
         return []
 
     def is_over(self, name: str) -> bool:
@@ -327,14 +316,6 @@ class Round:
         by = {what: {line["fault_id"] for line in told if line["what"] == what} for what in ("applied", "gone")}
         backends = {line["fault_id"]: f"{line['kind']} by {line['backend']}" for line in told if line["what"] == "armed"}
         return sorted(backends[one] for one in by["applied"] - by["gone"])
-
-
-def _is_called(process: psutil.Process, word: str) -> bool:
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return False
-    return words[1:3] == ["-m", word] or any(one.startswith(word) for one in words[1:4] if "/" in word)
 
 
 def _told(process: psutil.Process) -> str:

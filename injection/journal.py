@@ -86,12 +86,15 @@ def write(folder: Path, record: Record) -> None:
     """Make the record durable: written whole or not at all, and still there after a power cut."""
     final = folder / record.name
     temporary = final.with_suffix(".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(descriptor, json.dumps(asdict(record)).encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:  # a full disk may take a part: a file object goes on until it is refused
+            file.write(json.dumps(asdict(record)).encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.rename(final)
     _sync_folder(folder)
 

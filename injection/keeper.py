@@ -4,7 +4,7 @@ Its standard input is the read end of a pipe whose only writer is the lab: end o
 ended, and the keeper ends everything. The same server is PID 1 of the virtual cluster and the plain host's keeper
 (``python -m injection.keeper SCRATCH``); only the namespaces differ.
 
-Requests are one JSON line per connection over the unix socket ``SCRATCH/keeper``; each is answered by one JSON line:
+Requests are one JSON line per connection over the unix socket ``SCRATCH/door``; each is answered by one JSON line:
 ``spawn`` (argv, host, log, env, cwd) -> key, pid; ``poll`` (key) -> code; ``wait`` (key, timeout) -> code;
 ``signal`` (key, number); errors as ``{"error": sentence, "errno": n}``. A key is never used twice, a pid may be.
 """
@@ -30,7 +30,7 @@ import psutil
 from injection import kernel
 from injection.birth import Birth, bear
 
-SOCKET_NAME = "keeper"
+SOCKET_NAME = "door"
 #: Longest request line, bytes; a name table or an environment fits many times.
 REQUEST_LIMIT = 1 << 20
 

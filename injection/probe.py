@@ -10,9 +10,13 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any, TextIO
 
+from injection import strays
+from injection.entry import entry
 from injection.measure import ask_here
 
 
@@ -72,7 +76,8 @@ class Probe:
 
 
 def _start() -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "injection.probe"]
+    folder = os.environ.get(strays.MARK) or tempfile.gettempdir()
+    argv = entry("injection.probe", folder=Path(folder))
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

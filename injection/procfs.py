@@ -127,15 +127,17 @@ def boot_id() -> str:
 
 
 def pid_namespace_lives(inode: int) -> bool:
-    """Whether any process we may look at is in that PID namespace."""
+    """Whether any process we may look at lives in that PID namespace. One that nobody has reaped yet does not."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            if namespace_inode(entry.name, "pid") == inode:
-                return True
+            inside = namespace_inode(entry.name, "pid") == inode
         except OSError:
             continue
+        stat = read_stat(int(entry.name)) if inside else None
+        if stat is not None and stat.state not in "ZX":
+            return True
     return False
 
 

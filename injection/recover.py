@@ -87,12 +87,14 @@ def undo(folder: Path, record: Record) -> tuple[str, str]:
     """What becomes of a record, and why: `gone`, `reverted` or `stuck`; one of another PID namespace is the kernel's matter."""
     if record.state == State.REVERTED:
         return "reverted", "reverted before"
-    if record.boot_id != procfs.boot_id():
+    restarted = record.boot_id != procfs.boot_id()
+    lasts = record.undo.get("lasts")  # a damaged file; processes, rules and limits do not
+    if restarted and not lasts:
         return "gone", "the machine was restarted since"
-    if record.pid_namespace != procfs.namespace_inode("self", "pid"):
+    if not restarted and record.pid_namespace != procfs.namespace_inode("self", "pid"):
         if procfs.pid_namespace_lives(record.pid_namespace):
             return "stuck", "its virtual cluster is still up; the fault goes when that ends"
-        if not record.undo.get("outlives"):  # what is the machine's, such as a control group, is still there
+        if not (lasts or record.undo.get("outlives")):  # a control group is the machine's, and still there
             return "gone", "its virtual cluster has ended"
     after, _ = revert_record(folder, record)
     return ("reverted", "") if after.state == State.REVERTED else ("stuck", after.reason)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from adapters.native import NativeJob, component_hosts, job_links
 from injection.disk import Disk
+from injection.entry import entry
 from injection.place import Place, Process, open_place
-from injection.procfs import identity
 from injection.proxies import start_proxies
 from injection.virtual.addresses import BRIDGE_ADDRESS, DNS_PORT, host_name
+from injection.watchdog_client import outliving
 from rlhf.config import JobConfig, job_config
 from storage.layout import RunPaths, journal_dir, new_run_id, run_paths
 from storage.manifest import start_manifest
@@ -124,7 +124,7 @@ def _start_names(experiment: Experiment) -> dict[str, str]:
     told = place.scratch / "names.json"
     told.write_text(json.dumps({host_name(link.dst): place.component_address(link.dst) for link in links}))
     where = f"{BRIDGE_ADDRESS}:{DNS_PORT}"
-    experiment.names = place.spawn(lab_argv("injection.names", place.scratch, where, told), host="", log=log)
+    experiment.names = place.spawn(entry("injection.names", place.scratch, where, told, folder=place.scratch), host="", log=log)
     wait_for("it answered", lambda: says(log, "ready"), [Watched("the name server", experiment.names, (log,))], READY_S)
     return {link.name: f"{host_name(link.dst)}:{link.address.rsplit(':', 1)[1]}" for link in links}
 
@@ -137,18 +137,16 @@ def start_hands(experiment: Experiment) -> None:
     """
     paths, place = experiment.paths, experiment.at()
     logs = {name: paths.lab_logs / f"{name}.log" for name in ("injector", "watchdog", "guard")}
-    injector = place.spawn(
-        lab_argv("injection.injector", _injector_spec(experiment)), host=experiment.outside, log=logs["injector"]
-    )
-    experiment.injector = injector
-    run = ("--journal", journal_dir(), "--run", paths.run_id, "--lease", experiment.plan["lease_s"])
-    argv = lab_argv("injection.watchdog", *run)
+    argv = entry("injection.injector", _injector_spec(experiment), folder=place.scratch)
+    experiment.injector = injector = place.spawn(argv, host=experiment.outside, log=logs["injector"])
+    about = journal_dir(), paths.run_id, float(experiment.plan["lease_s"])
     if place.kind == "virtual-cluster":
-        inner = [*argv, "--watch", str(injector.pid)]
-        experiment.watchdog = place.spawn(inner, host=experiment.outside, log=logs["watchdog"])
-        experiment.guard = _outliving(argv, [os.getpid()], logs["guard"])
+        run = ("--journal", about[0], "--run", about[1], "--lease", about[2], "--watch", injector.pid)
+        argv = entry("injection.watchdog", *run, folder=place.scratch)
+        experiment.watchdog = place.spawn(argv, host=experiment.outside, log=logs["watchdog"])
+        experiment.guard = outliving(*about, [os.getpid()], logs["guard"])
     else:
-        experiment.watchdog = _outliving(argv, [injector.pid, os.getpid()], logs["watchdog"])
+        experiment.watchdog = outliving(*about, [injector.pid, os.getpid()], logs["watchdog"])
     hands = {name: process for name, process in experiment.instruments().items() if name in logs}
     watched = [Watched(f"the {name}", process, (logs[name],)) for name, process in hands.items()]
     wait_for("it stood", lambda: all(says(logs[name], "ready") for name in hands), watched, READY_S)
@@ -175,21 +173,13 @@ def _injector_spec(experiment: Experiment) -> Path:
     return path
 
 
-def _outliving(argv: list[str], watched: list[int], log: Path) -> subprocess.Popen[bytes]:
-    """A watchdog outside the place, which does not end with this process."""
-    for pid in watched:
-        argv = [*argv, "--watch", f"{pid}:{identity(pid).start_ticks}"]
-    with log.open("ab") as output:
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
-
-
 def _start_clocks(experiment: Experiment) -> dict[str, str]:
     """On each host a clock that can be asked, where the plan wants that; what else the host runs does not matter to it."""
     place = experiment.at()
     hosts = place.hosts if "clock" in experiment.plan["sources"] else ()
     where = {host: f"{place.host_address(host)}:{CLOCK_PORT}" for host in hosts}
     for host, address in where.items():
-        argv = lab_argv("telemetry.clock", address)
+        argv = entry("telemetry.clock", address, folder=place.scratch)
         place.spawn(argv, host=host, log=experiment.paths.lab_logs / "clock.log")
     return where
 
@@ -209,10 +199,5 @@ def _start_sampler(experiment: Experiment) -> None:
     }
     path = paths.truth / "sampler.json"
     path.write_text(json.dumps(spec) + "\n")
-    argv = lab_argv("telemetry.sampler", path)
+    argv = entry("telemetry.sampler", path, folder=experiment.at().scratch)
     experiment.sampler = experiment.at().spawn(argv, host=experiment.outside, log=paths.lab_logs / "sampler.log")
-
-
-def lab_argv(module: str, *arguments: object) -> list[str]:
-    """Command line of one of the lab's own programs."""
-    return [sys.executable, "-m", module, *(str(argument) for argument in arguments)]

@@ -50,7 +50,10 @@ class FileCorruption:
         """Nothing: the file may not be there yet."""
 
     def undo(self) -> Undo:
-        """Which file, which region, what it held and what it will hold; empty while there is no such file."""
+        """Which file, which region, what it held and what it will hold; empty while there is no such file.
+
+        Damage lasts: neither the end of the place nor a restart of the machine takes it away.
+        """
         if not self._path.is_file():
             return {}
         path = self._path.resolve()
@@ -64,7 +67,8 @@ class FileCorruption:
         after = _damaged(self._params.how, held)
         size = offset if self._params.how == "truncate" else about.st_size
         where = {"path": str(path), "inode": about.st_ino, "offset": offset, "length": length, "damaged_size_bytes": size}
-        self._undo = {**where, "held": base64.b64encode(held).decode(), "sha256": _sum(held), "damaged_sha256": _sum(after)}
+        content = {"held": base64.b64encode(held).decode(), "sha256": _sum(held), "damaged_sha256": _sum(after)}
+        self._undo = {"lasts": True, **where, **content}
         return self._undo
 
     def apply(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from injection.disk import Disk
+from injection.entry import entry
 from injection.keeper_client import KeeperClient, KeptProcess, PlaceError, make_scratch
 from injection.virtual import loop
 from injection.virtual.addresses import component_addresses, host_addresses
@@ -64,7 +65,7 @@ class VirtualCluster:
                 wants["memory_disk"] = told
             else:
                 self._outer = ["unshare", "--mount", sys.executable, "-m", "injection.virtual.loop", str(self.scratch), *told]
-        init = [sys.executable, "-m", "injection.virtual.init", str(self.scratch), json.dumps(wants)]
+        init = entry("injection.virtual.init", self.scratch, json.dumps(wants), folder=self.scratch)
         self._keeper = KeeperClient([*self._outer, *UNSHARE, *init], self.scratch)
 
     def host_address(self, host: str) -> str:

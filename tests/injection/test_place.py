@@ -171,6 +171,6 @@ def test_a_killed_keeper_leaves_nothing_once_closed(place: Place, scratch: Path)
 
 def keeper_of(place: Place) -> int:
     """The child of this process that was given the place's scratch folder."""
-    mine = [child.pid for child in psutil.Process().children() if str(place.scratch) in child.cmdline()]
+    mine = [child.pid for child in psutil.Process().children() if str(place.scratch) in " ".join(child.cmdline())]
     assert len(mine) == 1
     return mine[0]
