@@ -5,9 +5,10 @@
 SPEC: `run_id`, `faults` (of the plan), `socket` (path of the seam), `registry_dir`, `addresses` (path of the name table),
 `stats_dir` (the job's figures, read where a trigger waits for one), `journal_dir`, `history` (path), `place` (virtual-cluster |
 plain-host | agent-host), `proxy_api` (host:port, "" without proxies), `barrier_hold_s`, `lease_s`, `arm_timeout_s`,
-`protected_pids`, `renews_lease` (false: whoever started it does, and so decides how long its faults stay). Prints `ready` when
-the seam listens. SIGTERM ends the run: everything is undone and proved gone; SIGINT does so without waiting for measurements
-that are under way. Exit code 0; 2 when something is stuck; 1 for a bad SPEC.
+`protected_pids`, `renews_lease` (false: whoever started it does, and so decides how long its faults stay), `job_dir` (where
+targets' files lie; default: where the name table does). Prints `ready` when the seam listens. SIGTERM ends the run: everything
+is undone and proved gone; SIGINT does so without waiting for measurements that are under way. Exit code 0; 2 when something is
+stuck; 1 for a bad SPEC.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Spec:
     arm_timeout_s: float = 180.0
     protected_pids: tuple[int, ...] = ()
     renews_lease: bool = True
+    job_dir: str = ""
 
 
 def read_spec(path: Path) -> Spec:
@@ -73,7 +75,8 @@ class Injector:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
         self._history = History(Path(spec.history))
-        site = Site(Path(spec.registry_dir), Path(spec.addresses), frozenset(spec.protected_pids))
+        folder = Path(spec.job_dir) if spec.job_dir else None
+        site = Site(Path(spec.registry_dir), Path(spec.addresses), frozenset(spec.protected_pids), folder)
         shop = Workshop(
             run_id=spec.run_id,
             place_kind=spec.place,

@@ -103,7 +103,7 @@ class Agent:
             relayed = {link.proxy for fault in request.faults if (link := fault.target.link) is not None and link.proxy}
             ports = {proxy: self._policy.relayed_ports(proxy)[0] for proxy in relayed}
             self._audit.note(who, "begin", experiment=experiment.id)
-            experiment.start(ports)
+            experiment.start(ports, self._policy.folder_of(request.faults))
             self._experiments[experiment.id] = experiment
         threading.Thread(target=self._await_end, args=(experiment,), daemon=True).start()
         return experiment

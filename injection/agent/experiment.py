@@ -53,6 +53,7 @@ class Experiment:
         self.who, self.request = who, request
         self._proxy_api = proxy_api if request.relayed else ""
         self._journal, self._folder = state / "journal", state / "experiments" / self.id
+        self._files = self._folder
         self._turn = threading.Lock()
         self._until = time.monotonic() + START_S + ARM_S
         self._end = ""
@@ -63,8 +64,12 @@ class Experiment:
         self.settled, self.ended = threading.Event(), threading.Event()
         self.reason, self.stuck = "", ""
 
-    def start(self, relayed_ports: dict[str, int]) -> None:
-        """Write down who is meant, and go. `relayed_ports`: proxy -> the port at which it is dialled. Raises OSError."""
+    def start(self, relayed_ports: dict[str, int], files: Path | None) -> None:
+        """Write down who is meant, and go. Raises OSError.
+
+        `relayed_ports`: proxy -> the port at which it is dialled. `files`: the folder that no path may lead out of.
+        """
+        self._files = files or self._folder
         (self._folder / "registry").mkdir(parents=True, mode=0o700)
         for fault in self.request.faults:
             self._register(fault)
@@ -94,6 +99,7 @@ class Experiment:
             "arm_timeout_s": 1.0,
             "protected_pids": [os.getpid()],
             "renews_lease": False,
+            "job_dir": str(self._files),
         }
 
     def beat(self) -> float:

@@ -110,6 +110,12 @@ class Policy:
             raise NoSuchTargetError(f"no proxy {proxy!r}: {error}") from error
         return [int(str(found[side]).rpartition(":")[2]) for side in ("listen", "upstream")]
 
+    def folder_of(self, faults: Iterable[FaultSpec]) -> Path | None:
+        """The smallest folder that holds all that was set free of what these faults name; None where they name no path."""
+        paths = [Path(fault.target.path) for fault in faults if fault.target.path is not None]
+        chosen = [folder for folder in self.folders if any(path.is_relative_to(folder) for path in paths)]
+        return Path(os.path.commonpath(chosen)) if chosen else None
+
     def _check_path(self, fault: FaultSpec) -> None:
         path = Path(str(fault.target.path))
         if path.resolve() != path:

@@ -26,7 +26,7 @@ class RunningAgent:
     """`faultline agent start` in a folder of its own; `state` is where it keeps its journal."""
 
     def __init__(self, folder: Path, *options: str, prefix: tuple[str, ...] = ()) -> None:
-        self.folder, self.state = folder, folder / "state"
+        self.folder, self.state, self.options = folder, folder / "state", options
         self.keys = folder / "keys"
         if not self.keys.exists():
             make_keys(self.keys, ["localhost", "127.0.0.1"])
