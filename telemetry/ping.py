@@ -59,12 +59,13 @@ class Prober:
         """Send one; returns the number that its answer will bear. Where there is no way to the target, nothing will answer."""
         number = next(self._numbers) % (1 << 32)
         address, _, port = target.rpartition(":")
-        ends = socket.inet_aton(source), socket.inet_aton(address)
-        segment = bytearray(_TCP.pack(self._own, int(port), number, 0, 5 << 4, _SYN, 1024, 0, 0))
-        struct.pack_into("!H", segment, 16, checksum(b"".join(ends) + struct.pack("!HH", socket.IPPROTO_TCP, 20) + segment))
-        # Length, number and checksum of this header are the kernel's to fill in.
-        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0, *ends)
         with suppress(OSError):
+            ends = socket.inet_aton(source), socket.inet_aton(address)
+            segment = bytearray(_TCP.pack(self._own, int(port), number, 0, 5 << 4, _SYN, 1024, 0, 0))
+            pseudo = b"".join(ends) + struct.pack("!HH", socket.IPPROTO_TCP, len(segment))
+            struct.pack_into("!H", segment, 16, checksum(pseudo + segment))
+            # Length, number and checksum of this header are the kernel's to fill in.
+            header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0, *ends)
             self._raw.sendto(header + segment, (address, 0))
         return (number + 1) % (1 << 32)
 
@@ -73,7 +74,7 @@ class Prober:
         while True:
             try:
                 packet, extras, _, _ = self._raw.recvmsg(128, 64)
-            except BlockingIOError:
+            except OSError:  # nothing more, or no network any more
                 return
             at = (packet[0] & 15) * 4
             if len(packet) < at + _TCP.size:

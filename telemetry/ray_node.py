@@ -35,7 +35,9 @@ _FIGURES = (
     (b"ray_actors", rb'Source="gcs",State="(?:DEPENDENCIES_UNREADY|PENDING_CREATION|RESTARTING)"'),
     (b"ray_actors", rb'Source="gcs",State="DEAD"'),
 )
-_ROWS = tuple(re.compile(rb"^%s\{[^}\n]*%s[^}\n]*\} (\S+)$" % figure, re.MULTILINE) for figure in _FIGURES)
+_ROWS = tuple(
+    re.compile(rb"^%s\{[^}\n]*%s[^}\n]*\} (\d+(?:\.\d*)?(?:e[-+]?\d\d?)?)$" % figure, re.MULTILINE) for figure in _FIGURES
+)
 _ACTORS = 4
 _LONGEST_PAGE = 16 << 20
 

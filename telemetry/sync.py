@@ -44,9 +44,14 @@ class SyncSource:
         if self._folder is None:
             return
         if self._since_s is None and mono_s >= self._due_s and self._folder.is_dir():
-            self._due_s, self._since_s = mono_s + self._every_s, mono_s
-            self._writer = self._writer or Writer(self._folder)
+            self._due_s = mono_s + self._every_s
+            try:
+                self._writer = self._writer or Writer(self._folder)
+            except OSError:  # no more processes, or no more files
+                yield MACHINE, self._folder.name, SYNC_METRICS, [None, 0.0]
+                return
             self._writer.ask()
+            self._since_s = mono_s
         if self._writer is None or self._since_s is None:
             return
         ended, waits_s = self._writer.answer(), mono_s - self._since_s
@@ -65,13 +70,18 @@ class SyncSource:
 
 
 class Writer:
-    """A child of ours, without a program of its own: it has our name, and nothing of ours but two pipes."""
+    """A child of ours, without a program of its own: it has our name, and nothing of ours but two pipes. Raises OSError."""
 
     def __init__(self, folder: Path) -> None:
         asks, self._ask = os.pipe()
         self._answer, answers = os.pipe()
         self.gone = False
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            for pipe in (asks, self._ask, self._answer, answers):
+                os.close(pipe)
+            raise
         if self.pid == 0:
             try:
                 os.dup2(asks, 0)

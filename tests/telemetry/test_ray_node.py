@@ -89,5 +89,7 @@ def test_a_node_without_a_page_is_told(tmp_path):
 def test_what_is_no_page_has_no_figures(junk):
     """Another status, or anything at all: null throughout. A node that is no head tells nothing of actors."""
     assert set(figures(junk)) == set(figures(b"HTTP/1.1 500 " + junk)) == {None}
+    for value in (b"NaN", b"+Inf", b"1e999", b"1.2.3", b"-"):
+        assert figures(OK + b'ray_object_store_used_memory{A="b"} ' + value)[0] is None
     workers = b"\n".join(line for line in PAGE.split(b"\n") if b"gcs" not in line)
     assert figures(OK + workers) == [5243134.0, 78642946.0, 0.0, 1.0, None, None, None]

@@ -105,3 +105,14 @@ def test_a_write_that_fails_is_missed_and_a_writer_that_ended_is_replaced(sync, 
     assert told(sync, 10.0) == [None, 0.0]
     (tmp_path / "recover" / FILE).rmdir()
     assert told(sync, 20.0)[0] > 0 and sync._writer is not first
+
+
+def test_without_a_process_to_spare_a_write_is_missed(sync, tmp_path, monkeypatch):
+    """No child can be made: null, at every beat of its own, and it is tried again."""
+    (tmp_path / "recover").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry.sync.os.fork", lambda: (_ for _ in ()).throw(BlockingIOError(11, "no more processes")))
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        assert list(sync.read(1.0)) == [("machine", "recover", SYNC_METRICS, [None, 0.0])]
+        assert list(sync.read(2.0)) == [] and len(list(Path("/proc/self/fd").iterdir())) == before
+    assert told(sync, 10.0)[0] > 0
