@@ -17,7 +17,7 @@ DERIVED = {
     "log/error_to_controller_s": "s",
     "log/first_to_last_error_s": "s",
     "stage/fault_to_error_steps": "count",
-    "gpu_memory_growth_bytes_per_s": "bytes/s",
+    "device_growth_bytes_per_s": "bytes/s",
 }
 #: Those parts of the plan that are of one scenario.
 SCENARIOS = ("weight-sync-link", "rollout-cpu-oom", "train-oom-masked", "colocated-handover-lost", "checkpoint-torn")
@@ -78,9 +78,10 @@ derived AS (
     UNION ALL SELECT run_id, controller_s, 'job', 0, '', 'log/error_to_controller_s', 's', controller_s - first_s FROM errors
     UNION ALL SELECT run_id, last_s, 'job', 0, '', 'log/first_to_last_error_s', 's', last_s - first_s FROM errors
     UNION ALL SELECT run_id, wall_s, 'job', 0, '', 'stage/fault_to_error_steps', 'count', steps FROM failed
-    UNION ALL SELECT run_id, wall_s, component, -1, '', 'gpu_memory_growth_bytes_per_s', 'bytes/s',
+    UNION ALL SELECT run_id, wall_s, component, -1, '', 'device_growth_bytes_per_s', 'bytes/s',
            (value - lag(value) OVER beats) / nullif(wall_s - lag(wall_s) OVER beats, 0)
-    FROM metrics WHERE metric = 'gpu_memory_used_bytes' WINDOW beats AS (PARTITION BY run_id, component ORDER BY wall_s)
+    FROM metrics WHERE metric IN ('gpu_memory_used_bytes', 'device_used_bytes')
+    WINDOW beats AS (PARTITION BY run_id, component ORDER BY wall_s)
 ),
 figures AS (
     SELECT run_id, wall_s, component, step, stage, metric, unit, value,

@@ -50,6 +50,20 @@ def robust(values: Sequence[float], coverage: float = COVERAGE) -> Interval:
     return middle - reach, middle + reach
 
 
+def p_values(further: Sequence[float], values: Sequence[float]) -> list[float]:
+    """Of each further value, how likely one so far out is among healthy ones: 0.05 at the ends of `log_t_prediction`.
+
+    Where the values do not vary: 1 for one like them, 0 for any other.
+    """
+    if min(values) > 0:
+        further, values = list(np.log(np.maximum(further, np.finfo(float).tiny))), list(np.log(values))
+    mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
+    if sd <= 1e-9 * abs(mean):
+        return [float(math.isclose(value, mean, rel_tol=1e-9)) for value in further]
+    distance = np.abs(np.asarray(further) - mean) / (sd * math.sqrt(1 + 1 / len(values)))
+    return [float(p) for p in 2 * stats.t.sf(distance, len(values) - 1)]
+
+
 @cache
 def prediction_factor(n: int, coverage: float = COVERAGE) -> float:
     """How many sd to each side one further value is expected within; NaN for n < 2."""

@@ -144,14 +144,14 @@ PLAN: dict[str, tuple[Row, ...]] = {
         Row(
             "GPU显存占用",
             "device memory used",
-            (_M("arena_used_bytes", "bytes", "train"), *_GPU_MEMORY),
-            "without a GPU the arena stands for it",
+            (_M("device_used_bytes", "bytes", "node"), _M("arena_used_bytes", "bytes", "train"), *_GPU_MEMORY),
+            "without a GPU a file stands for the device",
         ),
         Row(
             "GPU显存分配速率",
             "growth of device memory",
-            (_M("gpu_memory_growth_bytes_per_s", "bytes/s", "gpu"),),
-            f"made by the query; {_NO_GPU}, and of the arena only what an allocation sees is told",
+            (_M("device_growth_bytes_per_s", "bytes/s"),),
+            "made by the query, of a GPU or of what stands for it",
         ),
         Row(
             "CUDA分配失败次数",
@@ -194,8 +194,8 @@ PLAN: dict[str, tuple[Row, ...]] = {
         Row(
             "GPU显存占用",
             "device memory used",
-            (_M("arena_used_bytes", "bytes"), *_GPU_MEMORY),
-            "without a GPU the arena stands for it",
+            (_M("device_used_bytes", "bytes", "node"), _M("arena_used_bytes", "bytes"), *_GPU_MEMORY),
+            "without a GPU a file stands for the device",
         ),
         Row("GPU进程数", "processes on a GPU", (_M("gpu_processes", "count", "gpu"),), _NO_GPU),
         Row("CUDA context数", "CUDA contexts", (), "not there: NVML tells processes, not their contexts"),
@@ -212,7 +212,7 @@ PLAN: dict[str, tuple[Row, ...]] = {
             "delay of the network",
             (_M("link_ping_s", "s", "controller>rollout:event"), _M("link_silent_s", "s", "controller>rollout:event")),
         ),
-        Row("GPU锁状态", "lease of the shared device", (_M("arena_lease_count", "count"),)),
+        Row("GPU锁状态", "lease of the shared device", (_M("device_leased", "flag"), _M("arena_lease_count", "count"))),
         Row(
             "等待rollout_end时长",
             "waiting for the device",

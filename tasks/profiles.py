@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: What is looked at besides processes and hosts, unless a scenario says otherwise. Not: pings, which are packets of our own.
-SOURCES = ("links", "disk", "groups", "nfs", "sync", "gpu", "kernel")
+SOURCES = ("links", "disk", "groups", "nfs", "sync", "gpu", "kernel", "arena")
 
 
 @dataclass(frozen=True)

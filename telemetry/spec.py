@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from telemetry.arena import ArenaSource
 from telemetry.clock import ClockSource
 from telemetry.disk import DiskSource
 from telemetry.gpu import GpuSource
@@ -32,6 +33,7 @@ SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
     "ray": lambda spec: RayNodeSource(spec.ray, spec.slow_every_s),
     "gpu": lambda _: GpuSource(),
     "kernel": lambda _: KernelSource(),
+    "arena": lambda spec: ArenaSource(spec.registry.parent / "arena"),
 }
 """What can be looked at besides processes and hosts. Of what this machine does not have, that alone is told."""
 

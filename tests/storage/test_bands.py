@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from storage.bands import band, baseline_bands
-from storage.intervals import INTERVALS, log_t_prediction, prediction_factor
+from storage.intervals import INTERVALS, log_t_prediction, p_values, prediction_factor
 from storage.layout import run_paths
+from storage.peers import LEAST, lasts, peer_p_values
 from storage.schemas import METRICS
 from storage.writer import TableWriter
 
@@ -88,3 +89,35 @@ def test_intervals_follow_a_change_of_unit(values, scale, shift):
         moved = INTERVALS[name]([scale * value + shift for value in values])
         room = 1e-6 * (1 + scale * (abs(low) + abs(high)) + abs(shift))
         assert moved == pytest.approx((scale * low + shift, scale * high + shift), abs=room)
+
+
+@given(st.lists(st.floats(0.01, 1e6), min_size=3, max_size=20).filter(lambda values: max(values) > 1.01 * min(values)))
+def test_p_is_a_twentieth_at_the_ends_of_the_interval(values):
+    """The p of a value and the interval of logarithms say the same; farther out it is smaller, and zero is farthest."""
+    low, high = log_t_prediction(values)
+    assert p_values([low, high], values) == pytest.approx([0.05, 0.05], rel=1e-3)
+    farther, farthest = p_values([2 * high, 0.0], values)
+    assert farthest < farther < 0.05
+
+
+def test_what_does_not_vary_is_itself_or_strange():
+    """Of values that are all the same one more of them is sure, any other impossible."""
+    assert p_values([3.0, 4.0, 0.0], [3.0, 3.0]) == [1.0, 0.0, 0.0] and p_values([0.0, 1.0], [0.0, 0.0, 0.0]) == [1.0, 0.0]
+
+
+def test_a_healthy_worker_is_called_strange_as_rarely_as_promised():
+    """One worker in twenty of healthy ones; of one that is far slower than its peers, and of no other, p is small."""
+    rows = np.exp(np.random.default_rng(3).normal(0.0, 0.3, size=(2_000, LEAST)))
+    ps = [p for row in rows for p in peer_p_values({f"train{rank}": value for rank, value in enumerate(row)}).values()]
+    assert np.mean(np.asarray(ps) <= 0.05) == pytest.approx(0.05, abs=0.01)
+    found = peer_p_values({"train0": 1.0, "train1": 1.1, "train2": 0.9, "train3": 1.05, "train4": 9.0})
+    assert [worker for worker, p in found.items() if p <= 0.05] == ["train4"]
+    assert peer_p_values({"train0": 1.0, "train1": 1.1, "train2": 9.0}) == {}, "too few to tell who is the strange one"
+
+
+@given(st.lists(st.booleans(), max_size=12), st.integers(1, 4), st.integers(0, 3))
+def test_an_alarm_lasts_when_enough_of_its_neighbours_are_alarms(alarms, k, more):
+    """At least k of m steps that follow one another, wherever they are."""
+    m = k + more
+    windows = [alarms[i : i + m] for i in range(len(alarms))]
+    assert lasts(alarms, k, m) == any(sum(window) >= k for window in windows)

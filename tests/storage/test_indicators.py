@@ -15,6 +15,7 @@ from storage.plan_indicators import PLAN, Metric, page
 from storage.schemas import EVENTS, INJECTIONS, LOGS, METRICS
 from storage.truth import save_plan
 from storage.writer import TableWriter
+from telemetry.arena import ARENA_METRICS, LEASE_METRICS
 from telemetry.clock import CLOCK_METRICS
 from telemetry.disk import DISK_METRICS
 from telemetry.events import STAGE_METRICS
@@ -140,7 +141,7 @@ def test_growth_is_what_memory_gained_per_second():
     """The query makes a rate of the memory of a GPU that the sampler read, and of nothing before it."""
     rows = [(at, "gpu0", -1, "gpu_memory_used_bytes", value) for at, value in ((12.0, 1e9), (14.0, 3e9), (15.0, 3e9))]
     make_run("r1", "train-oom-masked", "legacy", rows)
-    [row] = [row for row in plan_table("train-oom-masked").dicts() if row["metric"] == "gpu_memory_growth_bytes_per_s"]
+    [row] = [row for row in plan_table("train-oom-masked").dicts() if row["metric"] == "device_growth_bytes_per_s"]
     assert (row["fault_n"], row["fault_min"], row["fault_max"]) == (2, 0.0, 1e9)
 
 
@@ -166,7 +167,7 @@ def test_the_page_is_this_table_and_no_row_of_the_plan_is_missing():
 def test_every_metric_of_the_table_is_written_by_somebody_in_that_unit():
     """By the sampler, by the job, from its announcements, or by the query; with the unit it is said to have."""
     sampled = {*PROCESS_METRICS, *NETWORK_METRICS, *LINK_METRICS, *PING_METRICS, *DISK_METRICS, *SYNC_METRICS, *NFS_METRICS}
-    sampled |= {*CLOCK_METRICS, *GROUP_METRICS, *GPU_METRICS, *KERNEL_METRICS, *HOST_METRICS}
+    sampled |= {*ARENA_METRICS, *LEASE_METRICS, *CLOCK_METRICS, *GROUP_METRICS, *GPU_METRICS, *KERNEL_METRICS, *HOST_METRICS}
     known = {**dict(sampled), **dict(STAGE_METRICS), **DERIVED}
     told = documented((ROOT / "docs" / "metrics.md").read_text())
     for metric in {one for rows in PLAN.values() for row in rows for one in row.metrics}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from telemetry.arena import ARENA_METRICS, LEASE_METRICS
 from telemetry.clock import CLOCK_METRICS
 from telemetry.disk import DISK_METRICS
 from telemetry.gpu import GPU_METRICS
@@ -38,6 +39,8 @@ def test_the_page_and_the_sampler_name_the_same_metrics_and_units():
         *PING_METRICS,
         *CLOCK_METRICS,
         *RAY_METRICS,
+        *ARENA_METRICS,
+        *LEASE_METRICS,
     }
     written = {*PROCESS_METRICS, *MEMORY_METRICS, *NETWORK_METRICS, *HOST_METRICS, MISSED, AVAILABLE, *more}
     assert len(rows) == len(set(rows)) and set(rows) == written
