@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,12 +17,15 @@ import pytest
 from injection import journal, procfs
 from injection.fault import Context
 from injection.faults.file_corruption import FileCorruption, Params
+from injection.hand import Hand, Workshop
 from injection.journal import State
 from injection.measure import ask_here
+from injection.receipts import History
 from injection.recover import sweep, undo
-from injection.target import LivePath, LiveProcess
+from injection.target import LivePath, LiveProcess, Site
 from injection.watchdog import Watch
-from tests.injection.victim import Victim, wait_until
+from report.outcome import invalid_because
+from tests.injection.victim import Victim, plan_fault, register, wait_until
 
 HOUR_S = 3600
 #: A journal on a disk of 256 KiB, in a mount namespace: a fault in force, then no room, then room again.
@@ -175,3 +179,42 @@ def test_the_guard_waits_for_the_cluster_and_then_undoes_what_outlives_it(tmp_pa
                 process.wait()
         if guard is not None and guard.stdout is not None:
             guard.stdout.close()
+
+
+def test_what_is_stuck_is_told_and_the_run_does_not_count(
+    tmp_path: Path, victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that cannot be undone is stuck in the truth and in the journal, until a sweep succeeds; its run is invalid."""
+    journals = tmp_path / "journal"
+    for folder in (journals, tmp_path / "registry"):
+        folder.mkdir()
+    (tmp_path / "addresses.json").write_text('{"bind": {}, "listen": {}, "dial": {}}')
+    register(tmp_path / "registry", "train1", victim.who)
+    history, entry = History(tmp_path / "history.jsonl"), plan_fault("process-pause")
+    site = Site(tmp_path / "registry", tmp_path / "addresses.json")
+    hand = Hand(entry, Workshop("r1", "plain-host", site, journals, history, 5.0, 10.0, ""))
+    hand._arm()
+    hand._act()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("signal.pidfd_send_signal", refuse)
+        hand.finish()
+    assert hand.stuck and victim.state == "T"
+    told = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert "not permitted" in next(line["reason"] for line in told if line["what"] == "stuck")
+    assert any("stuck" in reason and "not permitted" in reason for reason in invalid_because({"faults": [entry]}, told))
+    assert next(journal.records(journals)).state == State.STUCK
+    assert [one.outcome for one in sweep(journals)] == ["reverted"]
+    assert victim.state != "T"
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    """No row of docs/undo.md is held by a test that is not there."""
+    root = Path(__file__).resolve().parents[2]
+    cited = re.findall(r"`((?:tests/\w+/)?test_\w+\.py)::(test_\w+)`", (root / "docs" / "undo.md").read_text())
+    files = {file: root / (file if "/" in file else f"tests/injection/{file}") for file, _ in cited}
+    assert len(cited) > 25
+    assert [name for file, name in cited if f"def {name}(" not in files[file].read_text()] == []

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from flows.commands.experiment import recover as recover_command
 from injection import journal
 from injection.journal import State
 from storage.layout import journal_dir, run_paths
@@ -33,12 +35,14 @@ def test_an_interrupted_run_is_closed_in_journal_and_manifest() -> None:
 
 
 def test_nothing_starts_while_a_fault_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record that cannot be undone refuses the next start with its name, again and again, until it is dealt with."""
+    """What cannot be undone refuses the next start by name, and `faultline recover` shows it and fails, until it is gone."""
     monkeypatch.setattr("tasks.recover.ENDING_S", 0.3)
     torn = journal_dir() / "r2.f1.json"
     torn.write_text("{")
     for _ in range(2):
         with pytest.raises(LabError, match=r"an earlier fault cannot be undone.*r2\.f1\.json is not a fault record"):
             ready_machine()
+    shown = CliRunner().invoke(recover_command)
+    assert shown.exit_code == 1 and "stuck" in shown.output and "is not a fault record" in " ".join(shown.output.split())
     torn.unlink()
     assert ready_machine() == []
