@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from storage import truth
@@ -14,21 +15,20 @@ from tasks.outcome import open_case
 MOST = 3
 
 
-def healthy_runs(paths: RunPaths, plan: dict[str, Any]) -> list[RunPaths]:
-    """Up to `MOST` healthy runs beside the run whose plan this is, those of its own posture and scenario first.
+def healthy_runs(paths: RunPaths, plan: dict[str, Any], known: Sequence[RunPaths] | None = None) -> list[RunPaths]:
+    """Up to `MOST` healthy runs among ``known`` (default: all beside this one), those of its own posture and scenario first.
 
     A run of the same seed is never one of them: it shares more with the case than any healthy run of another day could.
     """
     found = []
-    for root in sorted(paths.root.parent.iterdir()):
-        other = RunPaths(root)
+    for other in [RunPaths(root) for root in sorted(paths.root.parent.iterdir())] if known is None else known:
         try:
             told = truth.load_plan(other)
         except (OSError, ValueError):
             continue  # no run, or one under way: nothing to compare with
-        if root != paths.root and told.get("seed") != plan.get("seed") and _untouched(told) and _job(told) == _job(plan):
+        if other.root != paths.root and told.get("seed") != plan.get("seed") and _untouched(told) and _job(told) == _job(plan):
             strange = (told["job"].get("posture") != plan["job"].get("posture"), told["scenario"] != plan["scenario"])
-            found.append((strange, root.name, other))
+            found.append((strange, other.run_id, other))
     nearest = (other for _, _, other in sorted(found, key=lambda one: one[:2]))
     chosen: list[RunPaths] = []
     for other in nearest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ class NotSealableError(ValueError):
 NO_FAULT = Label(fault=False, component="", stage="", kinds=())
 
 
-def seal_run(paths: RunPaths) -> dict[str, Any]:
+def seal_run(paths: RunPaths, known: Sequence[RunPaths] | None = None) -> dict[str, Any]:
     """Build ``evidence/`` of a finished run and return its manifest; label, salt and names go to the truth.
 
-    Healthy runs beside it come along (`tasks.healthy`). Raises NotSealableError for a run whose planned faults did not all
-    happen (its label would be false), FileExistsError for a run that is sealed already, FileNotFoundError for a run without
-    plan or name table.
+    Healthy runs among ``known`` (default: all beside it) come along (`tasks.healthy`). Raises NotSealableError for a run whose
+    planned faults did not all happen (its label would be false), FileExistsError for a run that is sealed already,
+    FileNotFoundError for a run without plan or name table.
     """
     plan = truth.load_plan(paths)
     history = truth.load_history(paths)
@@ -50,7 +51,7 @@ def seal_run(paths: RunPaths) -> dict[str, Any]:
     truth.save_label(paths, label)
     truth.save_salt(paths, salt)
     truth.save_names(paths, dict(names.components))
-    healthy = [_source(run, truth.load_plan(run)) for run in healthy_runs(paths, plan)]
+    healthy = [_source(run, truth.load_plan(run)) for run in healthy_runs(paths, plan, known)]
     return build_case(source, healthy, names, paths.evidence, lambda manifest: commitment(label, salt, manifest), draw)
 
 

@@ -1,0 +1,75 @@
+"""Verbs of the published set: build it, run diagnosers on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.printing import as_json, print_json, print_table
+
+COLUMNS = ["diagnoser", "tier", "n", "joint", "component", "stage", "kind", "false blame"]
+
+
+@click.group()
+def benchmark() -> None:
+    """Build a set of sealed cases, and measure diagnosers on it. Give it a FAULTLINE_HOME of its own: that is its vault."""
+
+
+@benchmark.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--cases", type=click.IntRange(min=4), default=200, show_default=True, help="How many.")
+@click.option("--seed", type=int, default=17, show_default=True, help="Fixes which cells are drawn.")
+@click.option("--scenario", "scenarios", multiple=True, required=True, help="By name; may be given often.")
+@click.option("--held-out", "held_out", multiple=True, help="A scenario that is never in the development split.")
+@click.option("--profile", default="smoke", show_default=True, help="How large: smoke, nightly.")
+@click.option("--first-seed", type=int, default=500, show_default=True, help="Seeds of the runs count from here.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=7,
+    show_default=True,
+    help="How many to draw from, after three for healthy runs.",
+)
+@click.option("--held-out-from", type=int, default=505, show_default=True, help="Seeds from here on are held out.")
+@click.option("--stored", is_flag=True, help="Take the runs that are there and make no others.")
+def build(out: Path, stored: bool, **wanted: Any) -> None:
+    """Make the set in OUT; what is there already is not made again."""
+    from tasks.benchmark import Wanted, build_set
+
+    asked = Wanted(**wanted)
+    index = build_set(asked, out, click.echo, run_missing=not stored)
+    for missing in index["left_out"]:
+        click.echo(f"left out: {missing['cell']}: {missing['reason']}")
+    click.echo(f"{len(index['cases'])} of {asked.cases} cases in {out}")
+
+
+@benchmark.command()
+@click.argument("out", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--split", help="One split alone.  [default: development]", default="development")
+@click.option("--diagnoser", "names", multiple=True, help="May be given often.  [default: all]")
+@click.option("--tier", "tiers", multiple=True, help="May be given often.  [default: all]")
+@as_json
+def run(out: Path, split: str, names: tuple[str, ...], tiers: tuple[str, ...], as_json: bool) -> None:
+    """Diagnose and score the cases of OUT in this home; each opening of a split is written down."""
+    from tasks.board import measure
+
+    rows = measure(out, split, list(names) or None, list(tiers) or None, click.echo)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table([_row(row) for row in rows], COLUMNS, "no answers")
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    grains = {name: _rate(row["grains"][name]["ac1"]) for name in ("joint", "component", "stage", "kind") if row["grains"]}
+    return {**{key: row[key] for key in ("diagnoser", "tier", "n")}, **grains, "false blame": _rate(row["false_blame"])}
+
+
+def _rate(rate: dict[str, Any]) -> str:
+    """A rate with its 95 % interval, and what a guess would get."""
+    if rate["rate"] is None:
+        return "-"
+    chance = f", chance {rate['chance']:.2f}" if "chance" in rate else ""
+    return f"{rate['rate']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]{chance}"
