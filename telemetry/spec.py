@@ -13,6 +13,7 @@ from telemetry.clock import ClockSource
 from telemetry.disk import DiskSource
 from telemetry.gpu import GpuSource
 from telemetry.groups import GroupSource
+from telemetry.interfaces import InterfaceSource
 from telemetry.kernel import KernelSource
 from telemetry.links import LinkSource
 from telemetry.nametable import NameTable
@@ -25,6 +26,7 @@ from telemetry.sync import SyncSource
 SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
     "links": lambda spec: LinkSource(NameTable(spec.addresses)),
     "ping": lambda spec: PingSource(NameTable(spec.addresses)),
+    "interfaces": lambda _: InterfaceSource(),
     "disk": lambda spec: DiskSource(spec.folders),
     "groups": lambda _: GroupSource(),
     "nfs": lambda _: NfsSource(),

@@ -11,6 +11,7 @@ from telemetry.disk import DISK_METRICS
 from telemetry.gpu import GPU_METRICS
 from telemetry.groups import GROUP_METRICS
 from telemetry.host import HOST_METRICS
+from telemetry.interfaces import INTERFACE_METRICS
 from telemetry.kernel import KERNEL_METRICS
 from telemetry.links import LINK_METRICS
 from telemetry.network import NETWORK_METRICS
@@ -38,6 +39,7 @@ def test_the_page_and_the_sampler_name_the_same_metrics_and_units():
         *SYNC_METRICS,
         *PING_METRICS,
         *CLOCK_METRICS,
+        *INTERFACE_METRICS,
         *RAY_METRICS,
         *ARENA_METRICS,
         *LEASE_METRICS,
