@@ -5,8 +5,9 @@ as byte streams apart, so that what neighbours share lies together; line numbers
 by dictionary; zstd over all of it (LZ4, in half the time, while it waits to be merged); no statistics and no Arrow schema in
 the footer, which would outweigh a small one's rows.
 
-Clocks of `metrics` are kept to 1/1024 s and values that are not whole to 24 significant bits, which is more than any source
-of theirs can tell; the noise below it would be most of a stored sample.
+Clocks of `metrics` are kept to 1/1024 s and values that are not whole to 24 significant bits, rates that were sampled to 13: a
+tick's one time stands for the milliseconds in which it was read, so they are known to a few parts in a thousand at best. All of
+it is more than any source can tell; the noise below would be most of a stored sample.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from __future__ import annotations
 import io
 import json
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.migrations import migrate
@@ -26,8 +29,11 @@ from storage.migrations import migrate
 Floats = npt.NDArray[np.float64]
 
 _CLOCK_HZ = 1024.0
-#: Bits of a double's 52 that are dropped to keep 24 significant ones (the first is implied).
+#: Bits of a double's 52 that are dropped to keep 24 significant ones (the first is implied), and 13 of a sampled rate.
 _DROPPED_BITS = 29
+_DROPPED_OF_RATES = 40
+#: Units of what is told per time: a difference between two readings over the time between them.
+_RATES = ("1/s", "bytes/s", "cores")
 #: Values rounded at a time, so that they stay in a core's cache: three times as fast as a whole column at once.
 _BLOCK = 1 << 14
 
@@ -147,11 +153,24 @@ def in_series(rows: pa.Table, table: str) -> pa.Table:
 
 def rounded(rows: pa.Table) -> pa.Table:
     """The metrics with clocks and values as exact as they are kept."""
+    coarse = _sampled_rates(rows)
     for name, to_grid in (("wall_s", _to_clock), ("mono_s", _to_clock), ("value", _to_significant)):
         at = rows.schema.get_field_index(name)
-        chunks = [_each_block(chunk, to_grid) for chunk in rows.column(at).chunks]
-        rows = rows.set_column(at, rows.schema.field(at), pa.chunked_array(chunks, pa.float64()))
+        column = pa.chunked_array([_each_block(chunk, to_grid) for chunk in rows.column(at).chunks], pa.float64())
+        if name == "value":
+            to_rate = partial(_to_significant, dropped_bits=_DROPPED_OF_RATES)
+            rates = pa.chunked_array([_each_block(chunk, to_rate) for chunk in column.chunks], pa.float64())
+            column = pc.if_else(coarse, rates, column)
+        rows = rows.set_column(at, rows.schema.field(at), column)
     return rows
+
+
+def _sampled_rates(rows: pa.Table) -> pa.ChunkedArray:
+    """Which rows are rates and belong to no step: the sampler's."""
+    units = rows.column("unit").dictionary_encode()
+    known = [pc.is_in(chunk.dictionary, pa.array(_RATES)).take(chunk.indices) for chunk in units.chunks]
+    sampled = pc.equal(rows.column("step"), -1)
+    return pc.fill_null(pc.and_kleene(pa.chunked_array(known, pa.bool_()), sampled), fill_value=False)
 
 
 def _each_block(column: pa.DoubleArray, to_grid: Any) -> pa.DoubleArray:
@@ -172,10 +191,10 @@ def _to_clock(old: Floats, new: Floats) -> None:
     np.copyto(new, old, where=~np.isfinite(new))
 
 
-def _to_significant(old: Floats, new: Floats) -> None:
+def _to_significant(old: Floats, new: Floats, dropped_bits: int = _DROPPED_BITS) -> None:
     """Round the mantissa to nearest; whole numbers (bytes, counts) and what is not finite stay as they are."""
-    bits = old.view(np.int64) + (1 << (_DROPPED_BITS - 1))
-    np.bitwise_and(bits, ~((1 << _DROPPED_BITS) - 1), out=new.view(np.int64))
+    bits = old.view(np.int64) + (1 << (dropped_bits - 1))
+    np.bitwise_and(bits, ~((1 << dropped_bits) - 1), out=new.view(np.int64))
     np.copyto(new, old, where=(old == np.rint(old)) | ~np.isfinite(old))
 
 

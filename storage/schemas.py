@@ -9,7 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 #: The version that is written. Older ones are migrated when they are read, newer ones are refused by name.
-VERSIONS = {"events": 1, "metrics": 2, "logs": 2, "injections": 1, "runs": 1, "summaries": 1}
+VERSIONS = {"events": 1, "metrics": 3, "logs": 2, "injections": 1, "runs": 1, "summaries": 1}
 
 
 def _field(name: str, kind: pa.DataType, unit: str, meaning: str) -> pa.Field:
@@ -47,7 +47,12 @@ METRICS = _schema(
     _field("stage", _TEXT, "", "stage, empty where it has none"),
     _field("metric", _TEXT, "", "name, see docs/metrics.md; its unit is the unit column"),
     _field("unit", _TEXT, "", "s, bytes, ratio, count, bytes/s, samples/s"),
-    _field("value", _REAL, "see unit", "the sample, whole numbers exact, others to 24 bits; null = missed, never interpolated"),
+    _field(
+        "value",
+        _REAL,
+        "see unit",
+        "the sample; whole numbers exact, sampled rates to 13 bits, others to 24; null = missed, never filled in",
+    ),
 )
 
 LOGS = _schema(

@@ -31,7 +31,9 @@ from storage.writer import TableWriteError, TableWriter, _explain, next_number, 
 ROOT = Path(__file__).resolve().parents[2]
 FLOATS = st.floats(allow_nan=False, allow_subnormal=False) | st.none()
 NAMES = st.text(max_size=3)
-ROWS = st.lists(st.tuples(FLOATS, FLOATS, NAMES, NAMES, st.integers(-1, 2**31 - 1), NAMES, NAMES, NAMES, FLOATS), max_size=6)
+UNITS = st.sampled_from(["1/s", "bytes/s", "cores", "s"]) | NAMES
+STEPS = st.just(-1) | st.integers(-1, 2**31 - 1)
+ROWS = st.lists(st.tuples(FLOATS, FLOATS, NAMES, NAMES, STEPS, NAMES, NAMES, UNITS, FLOATS), max_size=6)
 
 
 def metric_rows(values: list[float]) -> list[tuple]:
@@ -44,12 +46,13 @@ def stored(folder: Path, values: list[float], **kwargs) -> None:
 
 
 def kept(row: tuple) -> tuple:
-    """A row as exact as the table keeps it: clocks to 1/1024 s, values that are not whole to 24 bits."""
+    """A row as exact as the table keeps it: clocks to 1/1024 s, values that are not whole to 24 bits, sampled rates to 13."""
     wall_s, mono_s, *rest, value = row
     clocks = [time if time is None or math.isinf(time * 1024) else round(time * 1024) / 1024 for time in (wall_s, mono_s)]
-    if value is not None and math.isfinite(value) and value != int(value):
-        mantissa, exponent = math.frexp(abs(value))
-        value = math.copysign(math.ldexp(math.floor(mantissa * 2**24 + 0.5), exponent - 24), value)
+    for bits in (24, 13) if row[4] == -1 and row[7] in ("1/s", "bytes/s", "cores") else (24,):
+        if value is not None and math.isfinite(value) and value != int(value):
+            mantissa, exponent = math.frexp(abs(value))
+            value = math.copysign(math.ldexp(math.floor(mantissa * 2**bits + 0.5), exponent - bits), value)
     return (*clocks, *rest, value)
 
 
@@ -83,7 +86,7 @@ def test_segments_carry_version_and_units(tmp_path):
     """A segment tells its table, its schema version and the unit of each column to any Parquet reader."""
     stored(tmp_path, [1.0])
     told = pq.ParquetFile(next(tmp_path.glob("part-*.parquet"))).metadata.metadata
-    assert told[b"schema_version"] == b"2" and told[b"table"] == b"metrics"
+    assert told[b"schema_version"] == b"3" and told[b"table"] == b"metrics"
     assert json.loads(told[b"units"])["wall_s"] == "s"
 
 
@@ -351,7 +354,7 @@ def forge(folder: LocalFolder, table: pa.Table, writer: str) -> None:
 def test_strange_files_are_named_and_left_out(tmp_path):
     """Newer schema, another table, missing column, text, link, folder, pipe: each is named, none is waited for."""
     stored(tmp_path, [1.0])
-    newer = METRICS.with_metadata({**METRICS.metadata, b"schema_version": b"3"}).empty_table()
+    newer = METRICS.with_metadata({**METRICS.metadata, b"schema_version": b"4"}).empty_table()
     nameless = METRICS.with_metadata({**METRICS.metadata, b"table": b""}).empty_table()
     short = METRICS.remove(6).empty_table()
     folder = LocalFolder(tmp_path)
@@ -366,7 +369,7 @@ def test_strange_files_are_named_and_left_out(tmp_path):
     assert table["value"].to_pylist() == [1.0]
     told = " | ".join(problems)
     for word in (
-        "schema version 3",
+        "schema version 4",
         "table '', not 'metrics'",
         "table 'logs'",
         "column(s) metric missing",
