@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from flows.commands.agent import agent
 from flows.commands.benchmark import benchmark
 from flows.commands.doctor import doctor
 from flows.commands.experiment import recover, rerun, run, stop
@@ -47,7 +48,7 @@ def cli() -> None:
 
 VERBS = (
     *(matrix, run, rerun, stop, list_command, show, logs, ps, query, indicators, compare, diagnose, score, reveal, verify_seal),
-    *(benchmark, up, down, env, wait, doctor, recover, proxy, metrics, gc, export_command, import_command),
+    *(benchmark, up, down, env, wait, doctor, recover, proxy, agent, metrics, gc, export_command, import_command),
 )
 for verb in VERBS:
     cli.add_command(verb)

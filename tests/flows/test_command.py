@@ -37,7 +37,7 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
     told = call(tmp_path, "--help").stdout
     reading = {"list", "show", "logs", "ps", "query", "indicators", "compare", "diagnose", "score", "env", "wait", "doctor"}
     reading |= {"gc", "export", "import", "reveal", "verify-seal"}
-    doing = {"up", "down", "matrix", "run", "rerun", "stop", "recover", "proxy", "metrics", "benchmark"}
+    doing = {"up", "down", "matrix", "run", "rerun", "stop", "recover", "proxy", "metrics", "benchmark", "agent"}
     assert set(cli.commands) == reading | doing
     assert all("--json" in call(tmp_path, verb, "--help").stdout for verb in reading)
     assert all(f"  {verb} " in told for verb in cli.commands)
