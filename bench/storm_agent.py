@@ -59,8 +59,7 @@ BEGIN_S = 60.0
 DISK_MIB = 48
 #: How much memory others of the machine may take between the drawing and the act.
 ELSEWHERE_MIB = 448
-#: Who is killed, in turn: the agent most often. "s" is all of that kind.
-WORDS = {"injector": "injection.injector", "keeper": "injection.keeper", "probe": "injection.probe", "helper": "/proc/self/fd/"}
+#: Who is killed, in turn: the agent most often.
 TOGETHER = ("agent and watchdogs", "agent, keepers and watchdogs")
 VICTIMS = ("agent", "agent and watchdogs", "agent", "watchdog", "agent", "agent, keepers and watchdogs", "agent", "injector")
 VICTIMS += ("agent", "agent and watchdogs", "agent", "keeper", "agent", "agent and watchdogs", "helper", "probe")
@@ -232,21 +231,26 @@ class Storm:
 
     def _strike(self, victim: str) -> str:
         """Kill; who it was (the agent, where nobody else was there yet)."""
-        family = self._agent.family()
-        dogs = [one for one in family if _is_called(one, "injection.watchdog")]
-        chosen = {"agent": family[:1], "agent and watchdogs": [*family[:1], *dogs], "watchdog": dogs[:1]}
-        chosen["agent, keepers and watchdogs"] = [
-            *family[:1],
-            *dogs,
-            *(one for one in family if _is_called(one, WORDS["keeper"])),
-        ]
-        if victim not in chosen:
-            chosen[victim] = [one for one in family if _is_called(one, WORDS[victim])][:1]
-        victim = victim if chosen[victim] else "agent"
-        for one in chosen[victim]:
+        found = self._roles()
+        words = {"agent and watchdogs": ("agent", "watchdog"), "agent, keepers and watchdogs": ("agent", "keeper", "watchdog")}
+        chosen = [one for role in words[victim] for one in found[role]] if victim in words else found[victim][:1]
+        if not chosen:
+            victim, chosen = "agent", found["agent"]
+        for one in chosen:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
         return victim
+
+    def _roles(self) -> dict[str, list[psutil.Process]]:
+        """The agent and what it started; those of a place say nothing by their names and are known by who started them."""
+        me = psutil.Process(self._agent.process.pid)
+        keepers = [one for one in me.children() if _is_called(one, "injection.keeper")]
+        injectors = [one for keeper in keepers for one in _children(keeper)]
+        below = [one for injector in injectors for one in _children(injector)]
+        helpers = [one for one in below if _is_called(one, "/proc/self/fd/")]
+        dogs = [one for one in me.children() if _is_called(one, "injection.watchdog")]
+        rest = {"helper": helpers, "probe": [one for one in below if one not in helpers]}
+        return {"agent": [me], "keeper": keepers, "injector": injectors, "watchdog": dogs, **rest}
 
     def _await_nothing(self, victim: str, began: float) -> tuple[float, list[str]]:
         if victim in TOGETHER:  # what is promised then is said of the next agent
@@ -292,6 +296,13 @@ class Storm:
     def close(self) -> None:
         """End the agent."""
         self._agent.close()
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children())
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _is_called(process: psutil.Process, words: str) -> bool:

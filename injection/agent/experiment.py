@@ -13,7 +13,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import Any
 from injection import journal, procfs
 from injection.agent.request import POINT, FaultSpec, Request
 from injection.capability import AGENT_HOST, PLAIN_HOST
+from injection.entry import entry
 from injection.host_place import ADDRESS, HostPlace
 from injection.journal import State
 from injection.keeper_client import KeptProcess, PlaceError
@@ -102,13 +102,13 @@ class Experiment:
             "job_dir": str(self._files),
         }
 
-    def beat(self) -> float:
-        """A sign of life of the experimenter: seconds that the lease now lasts. Raises FailedError when it is over, OSError."""
+    def beat(self) -> None:
+        """A sign of life of the experimenter: the lease begins anew. Raises FailedError when it is over, OSError."""
         with self._turn:
             if self._end or self.ended.is_set():
                 raise FailedError(f"experiment {self.id} is over: {self._end or self.reason}")
-            self._renew(self.request.lease_s)
-            return self.request.lease_s
+            if self.settled.is_set():  # until then nothing depends on it
+                self._renew(self.request.lease_s)
 
     def _renew(self, for_s: float) -> None:
         journal.renew_lease(self._journal, self.id, for_s + GRACE_S)
@@ -138,8 +138,8 @@ class Experiment:
             self._fire(self._stand())
             self.settled.set()
             self._hold()
-        except (FailedError, PlaceError, OSError) as error:
-            self.stop(str(error))
+        except Exception as error:  # whatever went wrong is why it ends
+            self.stop(str(error) or type(error).__name__)
         finally:
             self._finish()
             self.reason = self._end
@@ -152,7 +152,7 @@ class Experiment:
         self._place = HostPlace({})
         seam = self._place.scratch / "stage"
         (self._folder / "spec.json").write_text(json.dumps(self._spec(seam)))
-        argv = [sys.executable, "-m", "injection.injector", str(self._folder / "spec.json")]
+        argv = entry("injection.injector", self._folder / "spec.json", folder=self._place.scratch)
         logs = [self._folder / f"{name}.log" for name in ("injector", "watchdog")]
         self._injector = self._place.spawn(argv, host="localhost", log=logs[0])
         watched = [self._injector.pid, os.getpid()]

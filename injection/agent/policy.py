@@ -28,8 +28,8 @@ NEVER = frozenset(
     {"init", "systemd", "systemd-journald", "systemd-udevd", "dbus-daemon", "sshd", "sshd-session", "dockerd", "containerd"}
     | {"containerd-shim-runc-v2", "kubelet", "prefect", "raylet", "gcs_server", "faultline"}
 )
-#: Words of a command line by which the lab's own are known: hands, watchdogs, agents, Prefect's server and worker.
-OWN_WORDS = frozenset({"injection.watchdog", "injection.injector", "injection.keeper", "injection.probe", "prefect"})
+#: Words of a command line by which others of the lab are known: watchdogs, keepers, Prefect's server and worker.
+OWN_WORDS = frozenset({"injection.watchdog", "injection.keeper", "prefect"})
 #: ssh, Prefect, and Ray's head, dashboard and client server. The agent's own port comes to these.
 PORTS = frozenset({22, 4200, 6379, 8265, 10001})
 MEMORY_RESERVE_MIB, DISK_RESERVE_MIB = 512, 512
