@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from report.bystanders import MEASURES, Run, bystanders
 from storage import truth
-from storage.catalogue import open_run
+from storage.catalogue import RunRow, list_runs, open_run
 from storage.layout import run_paths
-from tasks.outcome import outcome_of
+from tasks.outcome import outcome_of, rows_of
 
 
 def plan_of(run_id: str) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def show_run(run_id: str) -> dict[str, Any]:
         "folder": str(paths.root),
         "plan": plan_of(run_id),
         "injections": [line for line in truth.load_history(paths) if line.get("what") != "event"],
+        "bystanders": _bystanders(row),
         "outcome": outcome_of(paths),
         "answers": [_read(path) for path in sorted(paths.answers.glob("*.json"))],
         "score": _read(paths.score),
@@ -44,6 +46,22 @@ def faults_by_component(run_id: str) -> dict[str, str]:
         for end in {target.get("component"), target.get("src"), target.get("dst")} - {None}:
             words.setdefault(end, []).append(f"{fault['id']} {fault['kind']}: {last.get(fault['id'], 'planned')}")
     return {component: "; ".join(told) for component, told in words.items()}
+
+
+def _bystanders(row: RunRow) -> dict[str, Any]:
+    """Whether anybody was hit who was not meant. `against`: the control arm of the same seed; "" = the run's time before."""
+    alike = (row.scenario, row.seed, row.place, row.profile)
+    controls = [one for one in list_runs() if one.arm.endswith("control") and one.valid]
+    same = [one for one in controls if (one.scenario, one.seed, one.place, one.profile) == alike]
+    chosen = next((one.run_id for one in same if one.posture == row.posture), same[0].run_id if same else "")
+    found = bystanders(_as_run(row.run_id), _as_run(chosen) if chosen else None)
+    return {"against": chosen, "figures": [asdict(one) for one in found]}
+
+
+def _as_run(run_id: str) -> Run:
+    paths = run_paths(run_id)
+    rows = [row for row in rows_of(paths, "metrics", []) if row["metric"] in MEASURES]
+    return Run(truth.load_plan(paths), truth.load_history(paths), rows)
 
 
 def _read(path: Path) -> dict[str, Any]:

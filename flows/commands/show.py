@@ -29,6 +29,7 @@ def show(run_id: str | None, follow: bool, as_json: bool) -> int:
 
 
 def _show(run_id: str, as_json: bool) -> None:
+    from report.bystanders import told_bystanders
     from tasks.report import result_table, text_table
     from tasks.show import show_run
     from tasks.summary import describe
@@ -41,6 +42,7 @@ def _show(run_id: str, as_json: bool) -> None:
     click.echo(f"outcome: {describe(found['outcome'])}\n")
     click.echo(text_table(result_table([run_id])) + "\n")
     print_table(found["injections"], ["mono_s", "what", "fault_id"], "nothing was armed")
+    click.echo(f"\nbystanders: {told_bystanders(found['bystanders'])}")
     for gap in found["outcome"]["gaps"]:
         click.echo(f"not readable: {gap}", err=True)
 
