@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -141,6 +141,40 @@ def test_agent_and_watchdog_killed_the_next_agent_undoes(scratch: Path, victim: 
     two = RunningAgent(scratch, *ALLOWED)
     assert victim.state != "T" and "process-pause f1" in two.said[0] and "reverted" in two.said[0]
     two.close()
+
+
+#: An agent and the experimenter's end of it, as whoever runs this: faults on processes of one's own.
+AS_ANYBODY = """
+import json, pathlib, subprocess, sys
+from injection.agent.client import AgentError
+from tests.injection.agents import RunningAgent, fault, proved
+sleeper = subprocess.Popen(["sleep", "600"])
+agent = RunningAgent(pathlib.Path.home())
+try:
+    own = fault("process-pause", sleeper.pid), fault("memory-pressure", sleeper.pid, {"headroom_mib": 30})
+    name = agent.run(*own, lease_s=60.0)["experiment"]
+    told = [one["verified"]["ok"] for one in proved(agent.client, name)["faults"]]
+    told += [one["gone"]["ok"] for one in agent.client.cancel(name)["faults"]]
+    try:
+        agent.run(fault("process-kill", int(sys.argv[1])))
+    except AgentError as error:
+        told.append(str(error))
+    print(json.dumps(told))
+finally:
+    agent.close()
+    sleeper.kill()
+"""
+
+
+@pytest.mark.long
+def test_an_ordinary_user_lends_what_is_his(ordinary_user: Callable, victim: Victim) -> None:
+    """Without privilege: faults on processes of one's own, proved and undone; another user's process was not set free."""
+    other, why = (victim.who.pid, "was not set free") if os.geteuid() == 0 else (1, "is protected")
+    asking = ordinary_user([sys.executable, "-c", AS_ANYBODY, str(other)])
+    out, err = asking.communicate(timeout=120)
+    assert asking.returncode == 0, err
+    *proofs, refusal = json.loads(out)
+    assert proofs == [True] * 4 and why in refusal
 
 
 @pytest.mark.long
