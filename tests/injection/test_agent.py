@@ -17,12 +17,15 @@ from pathlib import Path
 import grpc
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from injection import procfs
 from injection.agent.agent import hold, recover
 from injection.agent.audit import Audit
 from injection.agent.client import AgentClient, AgentError, SilentAgentError
-from injection.agent.keys import Keys, make_keys, read_keys
+from injection.agent.keys import Keys, _certificate, make_keys, read_keys
 from injection.agent.server import MESSAGE_LIMIT_BYTES, SERVICE
 from injection.fault import RefusedError
 from tests.injection.agents import COMMAND, RunningAgent, ended, environment, fault, proved
@@ -285,6 +288,15 @@ def _refused(address: str, keys: Keys, pattern: str, kind: type[Exception] = Sil
     client.close()
 
 
+def _expired(folder: Path, mine: Keys) -> Keys:
+    """As the experimenter's, but that its certificate was valid until yesterday; nobody looks at that before it is shown."""
+    authority = serialization.load_pem_private_key((folder / "ca-key.pem").read_bytes(), None)
+    own = serialization.load_pem_private_key(mine.key, None)
+    ca, yesterday = x509.load_pem_x509_certificate(mine.ca), timedelta(days=-1)
+    made = _certificate("late", (), own.public_key(), ExtendedKeyUsageOID.CLIENT_AUTH, authority, ca, yesterday)
+    return replace(mine, certificate=made.public_bytes(serialization.Encoding.PEM))
+
+
 def test_only_who_is_trusted_is_heard(agent: RunningAgent, tmp_path: Path) -> None:
     """A wrong token, another CA on either side, an expired certificate, no TLS, no certificate: not one call gets through."""
     mine = read_keys(agent.keys / "experimenter", {})
@@ -297,6 +309,7 @@ def test_only_who_is_trusted_is_heard(agent: RunningAgent, tmp_path: Path) -> No
     make_keys(tmp_path / "late", ["localhost"], timedelta(days=-1))
     with pytest.raises(ValueError, match=r"cert\.pem expired at "):
         read_keys(tmp_path / "late" / "experimenter", {})
+    _refused(agent.address, _expired(agent.keys, mine), "no agent answers at")
     plain = grpc.insecure_channel(agent.address, options=[("grpc.enable_http_proxy", 0)])
     bare = grpc.secure_channel(agent.address, grpc.ssl_channel_credentials(mine.ca), options=[("grpc.enable_http_proxy", 0)])
     for channel in (plain, bare):
