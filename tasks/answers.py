@@ -17,6 +17,8 @@ CHAIN = "chain.jsonl"
 REVEAL = "reveal.json"
 #: The reader's notes of an answer: every call that was made for it.
 CALLS = ".calls.jsonl"
+#: What was said between an agent and those who serve it, where there was any talk.
+TRANSCRIPT = ".transcript.jsonl"
 
 
 @dataclass
@@ -32,13 +34,16 @@ class Answers:
     head: str = hashlib.sha256(b"").hexdigest()
 
 
-def keep_answer(paths: RunPaths, answer: dict[str, Any], calls: str) -> dict[str, Any]:
-    """Write the reader's notes, the answer with their hash, then its link: hash of the answer and of the chain so far."""
+def keep_answer(paths: RunPaths, answer: dict[str, Any], calls: str, transcript: str = "") -> dict[str, Any]:
+    """Write notes and transcript, the answer with their hashes, then its link: hash of the answer and of the chain so far."""
     paths.answers.mkdir(exist_ok=True)
     name = answer_name(answer["diagnoser"], answer["tier"])
-    notes = paths.answers / f"{Path(name).stem}{CALLS}"
-    write_atomic(notes, calls.encode())
-    text = json.dumps(answer | {"calls_sha256": sha256_file(notes)}, indent=2)
+    attached = {f"{Path(name).stem}{CALLS}": calls}
+    attached |= {f"{Path(name).stem}{TRANSCRIPT}": transcript} if transcript else {}
+    for beside, text in attached.items():
+        write_atomic(paths.answers / beside, text.encode())
+    hashes = {beside: sha256_file(paths.answers / beside) for beside in attached}
+    text = json.dumps(answer | {"attached": hashes}, indent=2)
     write_atomic(paths.answers / name, text.encode() + b"\n")
     chain = paths.answers / CHAIN
     before = chain.read_bytes() if chain.exists() else b""
@@ -67,15 +72,16 @@ def read_answers(paths: RunPaths) -> Answers:
     tiers: dict[str, list[str]] = json.loads(manifest_path.read_bytes())["tiers"] if evidence else {}
     for name, digest in sorted(links.items()):
         path = paths.answers / name
-        if not path.is_file() or sha256_file(path) != digest:
+        if not _is(path, digest):
             found.problems.append(f"{name}: altered or missing")
             continue
         answer: dict[str, Any] = json.loads(path.read_bytes())
         notes = paths.answers / f"{path.stem}{CALLS}"
+        spoilt = [beside for beside, told in answer["attached"].items() if not _is(paths.answers / beside, told)]
         if answer["manifest_sha256"] != evidence:
             found.problems.append(f"{name}: given on other evidence")
-        elif not notes.is_file() or sha256_file(notes) != answer["calls_sha256"]:
-            found.problems.append(f"{notes.name}: altered or missing")
+        elif spoilt or notes.name not in answer["attached"]:
+            found.problems.append(f"{', '.join(spoilt) or notes.name}: altered or missing")
         elif name in late:
             found.refused.append({"answer": name, "reason": "it came after the reveal"})
         elif beyond := _beyond_tier(notes, set(tiers.get(answer["tier"], ()))):
@@ -87,6 +93,10 @@ def read_answers(paths: RunPaths) -> Answers:
     strangers = sorted({path.name for path in paths.answers.glob("*.json")} - links.keys() - {REVEAL})
     found.problems += [f"{name}: an answer outside the chain" for name in strangers]
     return found
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_file(path) == digest
 
 
 def _read_chain(paths: RunPaths, found: Answers) -> tuple[dict[str, str], set[str]]:

@@ -82,27 +82,42 @@ def _moved_row(movement: Any) -> dict[str, Any]:
 
 @click.command()
 @runs_argument
-@click.option("--diagnoser", "names", multiple=True, help="May be given often.  [default: all]")
-@click.option("--tier", "tiers", multiple=True, help="T0 to T3; may be given often.  [default: all]")
+@click.option(
+    "--diagnoser", "names", multiple=True, help="May be given often; `chat` is a language model.  [default: all programs]"
+)
+@click.option("--tier", "tiers", multiple=True, help="T0 to T3; may be given often.  [default: where each has more to read]")
 @click.option(
     "--human", "person", metavar="PSEUDONYM", help="Work one RUN yourself, here, against the clock; `practice` is a RUN, too."
 )
 @as_json
 def diagnose(run_ids: tuple[str, ...], names: tuple[str, ...], tiers: tuple[str, ...], person: str, as_json: bool) -> None:
     """Let diagnosers work on sealed RUNs, blind."""
-    from storage.layout import run_paths
-    from tasks.diagnose import diagnose_run
-
     if person:
         _by_hand(_given(run_ids), person, tiers)
         return
-    chosen = {key: value for key, value in (("names", names), ("tiers", tiers)) if value}
-    answers = {run: diagnose_run(run_paths(_known(run)), **chosen) for run in _given(run_ids)}
+    answers = {run: _answers(_known(run), names, tiers) for run in _given(run_ids)}
     if as_json:
         print_json(answers)
         return
     rows = [_answer_row(run, answer) for run, told in answers.items() for answer in told]
     print_table(rows, ["run_id", "diagnoser", "tier", "answer", "reason"], "no answers")
+
+
+def _answers(run: str, names: tuple[str, ...], tiers: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What the programs say, and the model of FAULTLINE_CHAT_URL where `chat` is one of the names."""
+    from storage.layout import run_paths
+    from tasks.diagnose import diagnose_run
+
+    programs = tuple(name for name in names if name != "chat")
+    chosen = {key: value for key, value in (("names", programs), ("tiers", tiers)) if value}
+    answers = diagnose_run(run_paths(run), **chosen) if programs or not names else []
+    if "chat" not in names:
+        return answers
+    from adapters.chat import endpoint_from_environment
+    from diagnosis.vocabulary import TIERS
+    from tasks.chat import chat_run
+
+    return answers + [chat_run(run_paths(run), endpoint_from_environment(), tier) for tier in tiers or TIERS]
 
 
 def _by_hand(run_ids: tuple[str, ...], person: str, tiers: tuple[str, ...]) -> None:
