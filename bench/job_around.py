@@ -7,7 +7,7 @@ import socket
 import threading
 from pathlib import Path
 
-from telemetry.clock import serve
+from telemetry.clock import serve, timed_socket
 
 #: As the page of an agent of Ray 2.60 with three actors was.
 PAGE_BYTES = 300_000
@@ -26,7 +26,7 @@ def job_around(folder: Path, components: list[str], host: str) -> dict[str, obje
         "dial": {f"{name}>metaserver:weights": where for name in components},
     }
     (folder / "addresses.json").write_text(json.dumps(table))
-    clock, agent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.create_server(("127.0.0.1", 0))
+    clock, agent = timed_socket(), socket.create_server(("127.0.0.1", 0))
     clock.bind(("127.0.0.1", 0))
     (folder / "session_1").mkdir()
     (folder / "session_1/metrics_export_port_0").write_text(str(agent.getsockname()[1]))

@@ -6,13 +6,13 @@ Whoever speaks NTP can be asked, a host's own chronyd among them. Where nobody d
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from telemetry.registry import Registered
 from telemetry.sources import Reading
@@ -39,8 +39,7 @@ class ClockSource:
         self.lacks = "" if servers else "no host was named that could be asked"
         for host, where in servers.items():
             address, _, port = where.rpartition(":")
-            self._sockets[host] = one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            one.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            self._sockets[host] = one = timed_socket()
             one.settimeout(0)
             one.connect((address, int(port)))
 
@@ -76,11 +75,9 @@ class ClockSource:
         """Of the answers that came, the one to what was asked last."""
         while True:
             try:
-                data, extras, _, _ = self._sockets[host].recvmsg(256, 64)
+                data, came_ns, _ = heard(self._sockets[host])
             except OSError:
                 return None
-            stamps = [_STAMP.unpack(value) for _, kind, value in extras if kind == _SO_TIMESTAMPNS]
-            came_ns = stamps[0][0] * 10**9 + stamps[0][1] if stamps else time.time_ns()
             told = offset_s(data, self._asked[host], stamp(came_ns))
             if told:
                 return told
@@ -108,22 +105,37 @@ def _seconds(difference: int) -> float:
     return ((difference + (1 << 63)) % (1 << 64) - (1 << 63)) / (1 << 32)
 
 
-def serve(listening: socket.socket, now_ns: Callable[[], int] = time.time_ns) -> None:
-    """Answer for ever; as a clock that others may go by (stratum 1), for ours is what the experiment goes by."""
+def timed_socket() -> socket.socket:
+    """For packets whose time of arrival the kernel tells."""
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    return one
+
+
+def heard(one: socket.socket) -> tuple[bytes, int, Any]:
+    """A packet, when it came (wall clock, ns), and from whom."""
+    data, extras, _, caller = one.recvmsg(256, 64)
+    stamps = [_STAMP.unpack(value) for _, kind, value in extras if kind == _SO_TIMESTAMPNS]
+    return data, stamps[0][0] * 10**9 + stamps[0][1] if stamps else time.time_ns(), caller
+
+
+def serve(listening: socket.socket, wrong_ns: int = 0) -> None:
+    """Answer for ever; as a clock that others may go by (stratum 1), for ours is what the experiment goes by.
+
+    ``wrong_ns``: by how much it is to be wrong, for trials.
+    """
     while True:
-        select.select([listening], [], [])
-        data, caller = listening.recvfrom(256)
-        received = stamp(now_ns())
+        data, came_ns, caller = heard(listening)
         if len(data) >= _PACKET.size and data[0] & _MODE == _ASK & _MODE:
-            asked = _PACKET.unpack_from(data)[-1]
-            answer = _PACKET.pack(_ANSWER, 1, 0, -20, 0, 0, 0, received, asked, received, stamp(now_ns()))
-            listening.sendto(answer, caller)
+            asked, received = _PACKET.unpack_from(data)[-1], stamp(came_ns + wrong_ns)
+            sent = stamp(time.time_ns() + wrong_ns)
+            listening.sendto(_PACKET.pack(_ANSWER, 1, 0, -20, 0, 0, 0, received, asked, received, sent), caller)
 
 
 def main(where: str) -> None:
     """The program: be a host's clock."""
     address, _, port = where.rpartition(":")
-    listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listening = timed_socket()
     listening.bind((address, int(port)))
     serve(listening)
 

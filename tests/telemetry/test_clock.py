@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.clock import CLOCK_METRICS, ClockSource, offset_s, serve, stamp
+from telemetry.clock import CLOCK_METRICS, ClockSource, offset_s, serve, stamp, timed_socket
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +29,7 @@ def told(source: ClockSource, mono_s: float) -> list:
 
 @pytest.fixture
 def place():
-    listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listening = timed_socket()
     listening.bind(("127.0.0.1", 0))
     yield listening
     listening.close()
@@ -39,7 +38,7 @@ def place():
 @pytest.mark.parametrize("wrong_s", [0.25, -3600.0, 0.0])
 def test_a_clock_that_is_wrong_is_told_by_how_much(place, wrong_s):
     """The offset is right to within the error that is told with it, also in the next exchange."""
-    clock = threading.Thread(target=serve, args=(place, lambda: time.time_ns() + round(wrong_s * 1e9)), daemon=True)
+    clock = threading.Thread(target=serve, args=(place, round(wrong_s * 1e9)), daemon=True)
     clock.start()
     source = ClockSource({"store": f"127.0.0.1:{place.getsockname()[1]}"}, 10.0)
     for mono_s in (10.0, 20.0):
