@@ -64,7 +64,9 @@ LACKS: dict[tuple[FaultKind, str], dict[str, tuple[Any, str]]] = {
     (FaultKind.NETWORK_DELAY, "proxy"): {
         "correlation_ratio": (0, "a proxy delays each piece of data for itself"),
         "distribution": ("uniform", "a proxy knows one distribution"),
+        "interface": ("", "a proxy has no device"),
     },
+    (FaultKind.NETWORK_BANDWIDTH, "proxy"): {"interface": ("", "a proxy has no device")},
     (FaultKind.NETWORK_DELAY, "netem"): {
         "correlation_ratio": (0, "netem averages consecutive draws, which narrows the jitter that was asked"),
         "distribution": ("uniform", "netem takes other distributions as tables, which netlink libraries do not have"),

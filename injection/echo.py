@@ -6,6 +6,7 @@ Shares no code with what holds or drops packets.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import statistics
@@ -16,6 +17,8 @@ from typing import Any
 
 from injection import namespace
 
+#: How long a port is waited for that another measurement of the same link has.
+TURN_S, TURN_POLL_S = 20.0, 0.01
 NUMBERED = struct.Struct("!Id")
 ROOM_BYTES = 4 << 20
 
@@ -34,7 +37,7 @@ class Path:
 def one_way(path: Path, backward: bool, count: int, gap_s: float, wait_s: float) -> list[float | None]:
     """Seconds that each of `count` datagrams took, sent `gap_s` apart; None where one did not come within `wait_s`.
 
-    Raises OSError, e.g. where a program of the job has the datagram port.
+    Two on one link take turns. Raises OSError, e.g. where a program of the job has the datagram port.
     """
     near = namespace.within(path.src_host, lambda: _bound(path.src, 0))
     far = namespace.within(path.dst_host, lambda: _bound(path.dst, path.port))
@@ -46,8 +49,17 @@ def one_way(path: Path, backward: bool, count: int, gap_s: float, wait_s: float)
 def _bound(address: str, port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM_BYTES)
-    made.bind((address, port))
-    return made
+    deadline = time.monotonic() + TURN_S
+    while True:
+        try:
+            made.bind((address, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                made.close()
+                raise
+            time.sleep(TURN_POLL_S)
+        else:
+            return made
 
 
 def _measure(sender: socket.socket, receiver: socket.socket, count: int, gap_s: float, wait_s: float) -> list[float | None]:

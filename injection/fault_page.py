@@ -61,6 +61,8 @@ def values(type_: Any) -> str:
     """The values of a parameter, in words."""
     if get_origin(type_) is Literal:
         return ", ".join(f"`{word}`" for word in get_args(type_))
+    if get_args(type_)[:1] == (str,):
+        return "a name"
     metadata = [bound for extra in getattr(type_, "__metadata__", ()) for bound in extra.metadata]
     limits = [f"{word} {getattr(bound, name):g}" for bound in metadata for name, word in LIMITS.items() if hasattr(bound, name)]
     whole = get_args(type_)[:1] == (int,)
@@ -69,7 +71,7 @@ def values(type_: Any) -> str:
 
 def default(parameter: Field[Any]) -> str:
     """What it is when it is not given."""
-    return "required" if parameter.default is MISSING else f"`{parameter.default}`"
+    return "required" if parameter.default is MISSING else f"`{parameter.default}`" if parameter.default != "" else "none"
 
 
 def backends(kind: FaultKind, place: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
+import struct
 
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWNET = 0x40000000
@@ -12,6 +14,11 @@ MS_BIND = 0x1000
 PR_SET_PDEATHSIG = 1
 PR_SET_TIMERSLACK = 29
 PR_SET_CHILD_SUBREAPER = 36
+#: `sched_setattr`, for which the C library has no function: its number by machine, and its argument.
+SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+SCHED_ATTRIBUTES = struct.Struct("=IIQiIQQQII")
+#: The shortest slice that the scheduler grants; whoever asks for little gets it soon.
+SLICE_NS = 100_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -48,9 +55,21 @@ def die_with_parent() -> None:
     _checked(_libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "prctl PDEATHSIG")
 
 
-def wake_up_exactly() -> None:
-    """Have this thread's sleeps end when they should, not up to 50 microseconds later. Raises OSError."""
+def come_first() -> None:
+    """Have this thread run as soon as there is something to do for it: its sleeps end when they should, and others yield.
+
+    At once with the right to real-time priority; without, by asking for short slices (Linux 6.12; older ones pass over it).
+    Its children are as others. Raises OSError.
+    """
     _checked(_libc.prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0), "prctl TIMERSLACK")
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except PermissionError:
+        number = SCHED_SETATTR.get(platform.machine())
+        size, policy, flags, nice, priority = SCHED_ATTRIBUTES.size, os.SCHED_OTHER, 0, 0, 0
+        wanted = SCHED_ATTRIBUTES.pack(size, policy, flags, nice, priority, SLICE_NS, 0, 0, 0, 0)
+        if number is not None:
+            _libc.syscall(number, 0, wanted, 0)  # what is refused is a wish
 
 
 def adopt_orphans() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from injection.fault import Context, RefusedError
 
 #: `forward` is from the link's source to its destination, `backward` the answers.
 Direction = Literal["forward", "backward", "both"]
+#: A device of the end that acts, such as eth0: packets of the link that pass by another one are left alone. Empty = any.
+Interface = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,15}$")]
 #: How many datagrams show that the link lets them pass before anything is done to it, and how long they may take.
 FIRST_COUNT = 3
 FIRST_WAIT_S = 2.0

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from injection import kernel
 from storage.records import StageEvent
 
 #: Told of an event and when it arrived (monotonic seconds); returns when it may be answered (monotonic; 0 = at once).
@@ -44,6 +45,7 @@ class Listener:
             threading.Thread(target=self._serve, args=(client,), name="client", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        kernel.come_first()  # what the job announces may be the point of a fault
         with client, client.makefile("rb") as lines:
             try:
                 for line in lines:

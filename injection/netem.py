@@ -17,7 +17,7 @@ from pyroute2 import IPRoute, NetlinkError
 
 from injection import link_proof, namespace
 from injection.fault import Ask, Measurement, RefusedError, StuckError, Undo
-from injection.netfilter import Flow
+from injection.netfilter import Flow, present
 from injection.shaping import ETH_P_IP, device, keys, suppress_code
 from injection.target import LiveLink
 
@@ -33,15 +33,16 @@ RANKS = 0x7FFF
 class Netem:
     """Ready at the arriving end of each direction, without effect until `go`. Made in the thread that uses it."""
 
-    def __init__(self, link: LiveLink, direction: str, delay_ms: float, jitter_ms: float) -> None:
+    def __init__(self, link: LiveLink, direction: str, delay_ms: float, jitter_ms: float, interface: str = "") -> None:
         there = Flow(link.src_address, link.dst_address, link.dst_port)
         arriving = {"forward": (link.dst_host, there), "backward": (link.src_host, there.backwards())}
         times = {"delay": round(delay_ms * MICROSECONDS_PER_MS), "jitter": round(jitter_ms * MICROSECONDS_PER_MS)}
         self._queue = {**times, "limit": HELD_AT_MOST}
-        self._device = device(link)
+        self._device = interface or device(link)
         self._ends = []
         for host, flow in (arriving[way] for way in link_proof.ways(direction)):
             namespace.enter(host)
+            present(self._device)
             self._ends.append((host, flow, IPRoute(), f"ifb{secrets.token_hex(4)}", _rank(flow)))
 
     def undo(self) -> Undo:

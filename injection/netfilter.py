@@ -6,6 +6,7 @@ A table here is *owned*: the kernel removes it when the socket that made it is c
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -31,6 +32,8 @@ DROP = 0
 #: Loss is drawn from so many equal chances.
 CHANCES = 1_000_000_000
 ANSWER_S = 5.0
+#: What a packet came by, as the kernel calls it: which of its notes, and how long a name is there.
+IIFNAME, IFNAMSIZ = 6, 16
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,23 @@ def _equal(base: int, offset: int, value: bytes) -> bytes:
     """Packets with `value` at `offset` behind the network (1) or transport (2) header."""
     load = _expression("payload", be32(1, 1), be32(2, base), be32(3, offset), be32(4, len(value)))
     return load + _expression("cmp", be32(1, 1), be32(2, 0), nest(3, attribute(1, value)))
+
+
+def present(interface: str) -> None:
+    """Raises OSError where the calling thread's network has no such device."""
+    try:
+        socket.if_nametoindex(interface)
+    except OSError as error:
+        raise OSError(errno.ENODEV, f"there is no device {interface} in this network") from error
+
+
+def of_device(interface: str) -> bytes:
+    """Packets that arrived by a device of this network. Raises OSError where there is none of that name."""
+    present(interface)
+    name = interface.encode().ljust(IFNAMSIZ, b"\0")
+    return _expression("meta", be32(1, 1), be32(2, IIFNAME)) + _expression(
+        "cmp", be32(1, 1), be32(2, 0), nest(3, attribute(1, name))
+    )
 
 
 def of_flow(flow: Flow) -> bytes:

@@ -3,7 +3,7 @@
 A helper process (`children/packets.py`) runs this. It is told, as JSON, `{"table", "ends": [{"host", "rules": [...]}]}`, upon
 which it opens all it needs and answers `{}`; then, on its standard input, anything, upon which the rules are put up, one
 message a host, and it answers `{"put_up": [...]}`. A rule is
-`{"flow": {...}, "act": "drop" | "reset" | "lose" | "hold", "fate": {...}}`.
+`{"flow": {...}, "interface": "eth0" | "", "act": "drop" | "reset" | "lose" | "hold", "fate": {...}}`.
 Its end, of whatever kind, is the end of the rules: the kernel takes them away. Told to end (SIGTERM, or end of input), it first
 lets go what it holds; killed, what it held is lost.
 """
@@ -83,10 +83,14 @@ class End:
         self._table = table
         self._owner = netfilter.open_socket()
         self.directions: list[Direction] = []
-        self._rules = [netfilter.of_flow(Flow(**rule["flow"])) + self._act(rule) for rule in rules]
+        self._rules = [self._which(rule) + self._act(rule) for rule in rules]
         self._cut = [Flow(**rule["flow"]) for rule in rules if rule["act"] == "reset"]
         self._diag = cut.open_socket() if self._cut else None
         netfilter.try_out(self._owner, self._rules)
+
+    def _which(self, rule: dict[str, Any]) -> bytes:
+        by = netfilter.of_device(rule["interface"]) if rule["interface"] else b""
+        return by + netfilter.of_flow(Flow(**rule["flow"]))
 
     def _act(self, rule: dict[str, Any]) -> bytes:
         if rule["act"] == "hold":
@@ -164,7 +168,7 @@ def _leave(*_: Any) -> None:
 def serve(order: dict[str, Any]) -> None:
     """See the module. What the kernel refuses is an answer `{"error": ...}`, and the end."""
     signal.signal(signal.SIGTERM, _leave)
-    kernel.wake_up_exactly()
+    kernel.come_first()
     ends: list[End] = []
     try:
         ends += (End(end["host"], end["rules"], order["table"]) for end in order["ends"])

@@ -26,9 +26,11 @@ ENDING_S = 1.0
 class Packets:
     """The process, ready but without effect until `go`. Raises RefusedError with the kernel's own reason."""
 
-    def __init__(self, link: LiveLink, direction: str, act: str, fate: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, link: LiveLink, direction: str, act: str, fate: dict[str, Any] | None = None, interface: str = ""
+    ) -> None:
         self._table = f"filter-{secrets.token_hex(4)}"
-        self._ends = _ends(link, direction, {"act": act, "fate": fate or {}})
+        self._ends = _ends(link, direction, {"act": act, "fate": fate or {}, "interface": interface})
         self._child = Child("packets")
         self._tell({"code": str(CODE), "table": self._table, "ends": self._ends})
 
@@ -44,6 +46,7 @@ class Packets:
     def _tell(self, what: Any) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._child.tell(json.dumps(what)))
         if "error" in answer:
+            child.end(self._child.key)
             raise RefusedError(str(answer["error"]))
         return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -12,6 +13,8 @@ from injection.relay import COUNTED, Proxy
 from injection.toxics import Toxic, ToxicError, checked_toxicity, make_effect, make_toxic
 
 VERSION = "2.12.0"
+#: How long a request may take to come and be answered.
+PATIENCE_S = 25.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -28,7 +31,9 @@ async def explain_errors(request: web.Request, handler: Handler) -> web.StreamRe
     """Turn errors into ``{"error", "status"}``."""
     try:
         refuse_browsers(request)
-        return await handler(request)
+        return await asyncio.wait_for(handler(request), PATIENCE_S)
+    except TimeoutError:  # a body that never comes
+        return web.Response(status=503)
     except ApiError as error:
         return web.json_response({"error": str(error), "status": error.status}, status=error.status)
     except ToxicError as error:

@@ -81,9 +81,9 @@ def parameter_problem(kind: str, params: dict[str, Any]) -> str:
 
 
 def worded(kind: str) -> set[str]:
-    """The parameters of a kind that take a word out of a few, and not a number."""
+    """The parameters of a kind that take a word, and not a number."""
     known = FAULTS[FaultKind(kind)].parameters
-    return {name for name, type_ in get_type_hints(known).items() if get_origin(type_) is Literal}
+    return {name for name, type_ in get_type_hints(known).items() if get_origin(type_) is Literal or type_ is str}
 
 
 def make_fault(kind: str, params: dict[str, Any], ctx: Context) -> Fault:

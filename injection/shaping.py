@@ -53,14 +53,14 @@ def _word(address: str) -> str:
 
 
 class Shaper:
-    """The sending queue of a device of the calling thread's network, as pyroute2 shows it. Raises LookupError."""
+    """The sending queue of a device of the calling thread's network, as pyroute2 shows it. Raises RefusedError."""
 
     def __init__(self, name: str) -> None:
         self._route = IPRoute()
         found = self._route.link_lookup(ifname=name)
         if not found:
             self._route.close()
-            raise LookupError(f"no device {name} in this network")
+            raise RefusedError(f"there is no device {name} in this network")
         self._name, self.index = name, int(found[0])
 
     def close(self) -> None:
@@ -156,10 +156,10 @@ class Narrow:
 class Shaping:
     """What a fault puts up at the sending end of each direction. Raises RefusedError."""
 
-    def __init__(self, link: LiveLink, ways: tuple[str, ...], rate_bytes_per_s: int) -> None:
+    def __init__(self, link: LiveLink, ways: tuple[str, ...], rate_bytes_per_s: int, interface: str = "") -> None:
         there = Flow(link.src_address, link.dst_address, link.dst_port)
         leaving = {"forward": (link.src_host, there), "backward": (link.dst_host, there.backwards())}
-        self._device = device(link)
+        self._device = interface or device(link)
         self._ends = []
         for host, flow in (leaving[way] for way in ways):
             narrow = namespace.within(host, lambda flow=flow: Narrow(self._device, flow, rate_bytes_per_s))  # type: ignore[misc]

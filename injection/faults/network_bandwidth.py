@@ -14,7 +14,7 @@ from pydantic import Field
 from injection import link_hand, link_proof
 from injection.fault import Context, Measurement, Undo
 from injection.link_hand import LinkHand
-from injection.link_proof import Direction
+from injection.link_proof import Direction, Interface
 from injection.proxy_client import Toxic
 
 #: How long the probe waits for bytes to flow on the link, and how long it then counts them.
@@ -30,10 +30,14 @@ BYTES_PER_KB = 1000.0
 
 @dataclass(frozen=True)
 class Params:
-    """`rate_bytes_per_s`: what each direction may carry, headers included in the virtual cluster, payload on a proxy."""
+    """`rate_bytes_per_s`: what each direction may carry, headers included in the virtual cluster, payload on a proxy.
+
+    `interface`: the device by which it leaves, where that is not the usual one.
+    """
 
     rate_bytes_per_s: Annotated[float, Field(ge=100, le=1e10, allow_inf_nan=False)]
     direction: Direction = "forward"
+    interface: Interface = ""
 
 
 class NetworkBandwidth:
@@ -58,7 +62,7 @@ class NetworkBandwidth:
             return
         from injection.shaping import Shaping  # netlink takes 0.1 s to load; a plain host never needs it
 
-        self._hand = Shaping(self._link, link_proof.ways(direction), int(rate))
+        self._hand = Shaping(self._link, link_proof.ways(direction), int(rate), self._params.interface)
 
     def undo(self) -> Undo:
         """Where the rules stand."""
@@ -89,7 +93,7 @@ class NetworkBandwidth:
         if found["seen"]:
             slow = found["rate_bytes_per_s"] <= TOLERANCE * asked
             return Measurement(ok=slow, probe="TCP counters of the link", measured=measured)
-        name = "lo" if link.src_host == link.dst_host else "eth0"
+        name = self._params.interface or ("lo" if link.src_host == link.dst_host else "eth0")
         queue = self._ctx.ask("host_queue", {"host": host, "device": name})
         stands = queue["root_kind"] == "htb"
         return Measurement(ok=stands, probe="byte counter of the queue (nothing flowed)", measured={**measured, **queue})

@@ -14,7 +14,7 @@ from pydantic import Field
 from injection import link_hand, link_proof
 from injection.fault import Context, Measurement, Undo
 from injection.link_hand import LinkHand
-from injection.link_proof import Direction
+from injection.link_proof import Direction, Interface
 from injection.packets_client import Packets
 from injection.proxy_client import Toxic
 
@@ -32,7 +32,8 @@ FLOW_WAIT_S = 10.0
 class Params:
     """`delay_ms` one way, plus or minus `jitter_ms` (uniform) or with it as standard deviation (normal), never below zero.
 
-    `correlation_ratio` is that of consecutive packets; `direction` forward is from the link's source to its destination.
+    `correlation_ratio` is that of consecutive packets; `direction` forward is from the link's source to its destination;
+    `interface`: only what arrives there by this device.
     """
 
     delay_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)]
@@ -40,6 +41,7 @@ class Params:
     correlation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
     distribution: Literal["uniform", "normal"] = "uniform"
     direction: Direction = "forward"
+    interface: Interface = ""
 
     @property
     def shortest_s(self) -> float:
@@ -98,12 +100,13 @@ class NetworkDelay:
         params = self._params
         times = {"delay_s": params.delay_ms / 1000, "jitter_s": params.jitter_ms / 1000}
         fate = {**times, "correlation_ratio": params.correlation_ratio, "distribution": params.distribution}
-        return Packets(self._link, params.direction, "hold", fate)
+        return Packets(self._link, params.direction, "hold", fate, params.interface)
 
     def _netem(self) -> LinkHand:
         from injection.netem import Netem  # netlink takes 0.1 s to load; most kinds of delay never need it
 
-        return Netem(self._link, self._params.direction, self._params.delay_ms, self._params.jitter_ms)
+        params = self._params
+        return Netem(self._link, params.direction, params.delay_ms, params.jitter_ms, params.interface)
 
     def _toxic(self) -> LinkHand:
         attributes = {"latency": self._params.delay_ms, "jitter": self._params.jitter_ms}

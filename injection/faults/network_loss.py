@@ -14,7 +14,7 @@ from pydantic import Field
 
 from injection import link_hand, link_proof
 from injection.fault import Context, Measurement, Undo
-from injection.link_proof import Direction
+from injection.link_proof import Direction, Interface
 from injection.packets_client import Packets
 
 #: Enough datagrams for so many losses are sent for proof, but no more than the last; so far apart, waited for so long.
@@ -26,11 +26,15 @@ DEVIATIONS = 5.0
 
 @dataclass(frozen=True)
 class Params:
-    """`loss_ratio`: the part that is lost. `burst_packets`: mean length of a run of losses; 0 = each packet for itself."""
+    """`loss_ratio`: the part that is lost. `burst_packets`: mean length of a run of losses; 0 = each packet for itself.
+
+    `interface`: only what arrives by this device.
+    """
 
     loss_ratio: Annotated[float, Field(ge=0.005, le=1)]
     burst_packets: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     direction: Direction = "forward"
+    interface: Interface = ""
 
     def __post_init__(self) -> None:
         """Refuse bursts that the part lost leaves no room for."""
@@ -56,7 +60,8 @@ class NetworkLoss:
         fate = {"loss_ratio": self._params.loss_ratio}
         if self._params.burst_packets:
             fate["burst_packets"] = self._params.burst_packets
-        self._hand = Packets(self._link, self._params.direction, "hold" if self._params.burst_packets else "lose", fate)
+        act = "hold" if self._params.burst_packets else "lose"
+        self._hand = Packets(self._link, self._params.direction, act, fate, self._params.interface)
 
     def undo(self) -> Undo:
         """Which process holds the rules."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from injection import link_hand, link_proof
 from injection.fault import Context, Measurement, Undo
-from injection.link_proof import Direction
+from injection.link_proof import Direction, Interface
 from injection.packets_client import Packets
 
 #: Datagrams sent for proof, how far apart, and how long they are waited for.
@@ -16,9 +16,10 @@ COUNT, GAP_S, WAIT_S = 5, 0.02, 0.5
 
 @dataclass(frozen=True)
 class Params:
-    """`direction`: forward is from the link's source to its destination."""
+    """`direction`: forward is from the link's source to its destination; `interface`: only what arrives by this device."""
 
     direction: Direction = "both"
+    interface: Interface = ""
 
 
 class NetworkPartition:
@@ -36,7 +37,7 @@ class NetworkPartition:
     def arm(self) -> None:
         """Have the rules ready; see that the link lets pass what will be missed."""
         link_proof.passes(self._ctx, self._params.direction)
-        self._hand = Packets(self._link, self._params.direction, "drop")
+        self._hand = Packets(self._link, self._params.direction, "drop", interface=self._params.interface)
 
     def undo(self) -> Undo:
         """Which process holds the rules."""

@@ -1,7 +1,8 @@
 """A link's connections are cut by a TCP reset, those that stand and those dialled while it lasts.
 
-In the virtual cluster the dialler sees a reset (a refusal where it dials), the server an aborted connection. A proxy resets
-those that stand when something flows on them, idle ones not.
+Done to the packets of one direction: whoever sent them sees a reset, the one to whom they went an aborted connection. So who
+dials is refused; but where it is done to the answers alone (backward), the server is reset, and the dialler waits in vain. A
+proxy resets those that stand when something flows on them in that direction, idle ones not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pydantic import Field
 from injection import link_hand, link_proof
 from injection.fault import Context, Measurement, Undo
 from injection.link_hand import LinkHand
+from injection.link_proof import Direction
 from injection.packets_client import Packets
 from injection.proxy_client import Toxic
 
@@ -26,9 +28,10 @@ DIAL_S = 2.0
 
 @dataclass(frozen=True)
 class Params:
-    """`reset_after_ms`: how long a connection lives before it is reset."""
+    """`reset_after_ms`: how long a connection lives before it is reset; `direction` as of other faults."""
 
     reset_after_ms: Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)] = 0.0
+    direction: Direction = "forward"
 
 
 class NetworkReset:
@@ -48,9 +51,9 @@ class NetworkReset:
         """Have the means ready."""
         if self._ctx.backend == "proxy":
             timeout = {"timeout": self._params.reset_after_ms}
-            self._hand = Toxic(self._ctx.proxy_api, self._link.name, "forward", "reset_peer", timeout)
+            self._hand = Toxic(self._ctx.proxy_api, self._link.name, self._params.direction, "reset_peer", timeout)
         else:
-            self._hand = Packets(self._link, "forward", "reset")
+            self._hand = Packets(self._link, self._params.direction, "reset")
 
     def undo(self) -> Undo:
         """What the means needs to be ended."""
@@ -61,11 +64,12 @@ class NetworkReset:
         return self._hand.go()
 
     def verify(self) -> Measurement:
-        """Another process finds none that stands, and is refused when it dials; on a proxy it watches connections end."""
+        """Another process finds none that stands and comes to nothing when it dials; on a proxy it watches connections end."""
         if self._ctx.backend == "proxy":
             return self._none_grows_old()
         found = self._ctx.ask("link_dial", {"path": link_proof.path(self._ctx), "wait_s": DIAL_S})
-        cut = found["outcome"] == ConnectionRefusedError.__name__ and not found["standing_count"]
+        expected = "timed out" if self._params.direction == "backward" else ConnectionRefusedError.__name__
+        cut = found["outcome"] == expected and not found["standing_count"]
         return Measurement(ok=cut, probe="a connection dialled, TCP connections of the link", measured=found)
 
     def _none_grows_old(self) -> Measurement:

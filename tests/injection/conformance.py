@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from pyroute2 import IPRoute
 
 from injection import namespace
@@ -46,9 +47,13 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
         {"delay_ms": 40.0, "jitter_ms": 5.0, "correlation_ratio": 0.5, "distribution": "normal", "direction": "backward"},
     ],
     "network-loss": [{"loss_ratio": 0.2}, {"loss_ratio": 0.2, "burst_packets": 5.0, "direction": "backward"}],
-    "network-partition": [{}, {"direction": "backward"}],
-    "network-reset": [{}],
-    "network-bandwidth": [{"rate_bytes_per_s": RATE}, {"rate_bytes_per_s": RATE, "direction": "both"}],
+    "network-partition": [{}, {"direction": "backward", "interface": "eth0"}],
+    "network-reset": [{}, {"direction": "backward"}],
+    "network-bandwidth": [
+        {"rate_bytes_per_s": RATE},
+        {"rate_bytes_per_s": RATE, "direction": "both"},
+        {"rate_bytes_per_s": RATE, "interface": "eth0"},
+    ],
 }
 
 
@@ -106,14 +111,15 @@ def is_reset(caller: Caller, params: dict[str, Any]) -> None:
     for attempt in (*idle, caller.round_trip_s, caller.round_trip_s):
         try:
             attempt()
-        except (ConnectionResetError, BrokenPipeError):
+        except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
             break
     else:
         raise AssertionError("the standing connection was not reset")
+    in_vain = TimeoutError if ways(params, "forward") == [True] and not caller.relayed else ConnectionRefusedError
     try:
-        with caller.dial(2.0) as made:  # a proxy accepts before it resets
+        with caller.dial(0.5) as made:  # a proxy accepts before it resets
             request(made, 1)
-    except (ConnectionRefusedError, ConnectionResetError):
+    except (in_vain, ConnectionResetError):
         return
     raise AssertionError("a dialler was let in")
 
@@ -213,6 +219,19 @@ class Suite:
         self.keeps_its_promises("network-delay", "nfqueue", {"delay_ms": 40.0, "direction": "both"})
         self.link, self.caller = outer
 
+    def spares_other_devices(self) -> None:
+        """What is cut off by a device that the link does not take cuts nothing off; a device that is not there is refused."""
+        fault = self.fault("network-partition", "nfqueue", {"interface": "lo"})
+        fault.apply()
+        self.caller.is_free()
+        fault.revert(fault.undo())
+        for kind, backend, params in (
+            ("network-partition", "nfqueue", {}),
+            ("network-bandwidth", "htb", {"rate_bytes_per_s": RATE}),
+        ):
+            with pytest.raises(RefusedError, match="there is no device nowhere"):
+                self.fault(kind, backend, {**params, "interface": "nowhere"})
+
     def holds_once(self) -> None:
         """netem: a second delay on the same link is refused by name, and the first stays."""
         first, second = (self.fault("network-delay", "netem", {"delay_ms": 40.0}) for _ in range(2))
@@ -309,6 +328,7 @@ def todo(suite: Suite, brief: bool) -> Iterator[tuple[str, str, Callable[[], Non
     if suite.place != PLAIN_HOST and not brief:
         yield "composed: delays and loss", "nfqueue", partial(suite.add_up, "nfqueue")
         yield "within one host", "nfqueue", suite.within_one_host
+        yield "another device", "nfqueue", suite.spares_other_devices
         yield "composed: delays", "netem", suite.holds_once
         yield "composed: bandwidths", "htb", suite.last_counts
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from injection import echo
 from injection.fault import Context, RefusedError
 from injection.link_proof import passes
 from injection.registry import make_fault
@@ -46,3 +49,14 @@ def test_a_link_that_lets_nothing_pass_proves_nothing() -> None:
     silent = Context(LINK, "nfqueue", lambda _, asked: {"sent_count": asked["count"], "received_count": 0})
     with pytest.raises(RefusedError, match="lets nothing pass forward even before"):
         passes(silent, "forward")
+
+
+def test_two_measurements_of_one_link_take_turns() -> None:
+    """Both find all that they sent; neither finds the port taken, nor the other's datagrams."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+    here = echo.Path("", "127.0.0.1", "", "127.0.0.1", port)
+    with ThreadPoolExecutor(2) as both:
+        found = [both.submit(echo.one_way, here, backward, 20, 0.01, 5.0) for backward in (False, True)]
+        assert [one.result().count(None) for one in found] == [0, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -16,6 +17,9 @@ from typing import Any
 
 import pytest
 import requests
+from aiohttp import web
+
+from injection import proxy_api
 
 PATIENCE_S = 30.0
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -369,3 +373,22 @@ def test_errors_have_the_right_status_and_say_why(api: Api, server: Server) -> N
     assert api("GET", "/proxies", headers={"User-Agent": "Mozilla/5.0"})[0] == 403
     assert requests.post(api.base + "/proxies", data="{", timeout=PATIENCE_S).status_code == 400
     assert api("GET", "/proxies") == before
+
+
+def test_a_body_that_never_comes_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is not complete within the API's patience is answered, and holds nobody else up."""
+
+    async def ask() -> tuple[bytes, bytes]:
+        runner = web.AppRunner(proxy_api.Api().application())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        (stalled, late), (other, writer) = [await asyncio.open_connection(*runner.addresses[0][:2]) for _ in range(2)]
+        late.write(b"POST /proxies HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        writer.write(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+        answers = await other.readline(), await asyncio.wait_for(stalled.readline(), PATIENCE_S)
+        await runner.cleanup()
+        return answers
+
+    monkeypatch.setattr(proxy_api, "PATIENCE_S", 0.3)
+    answered, given_up = asyncio.run(ask())
+    assert b" 200 " in answered and b" 503 " in given_up

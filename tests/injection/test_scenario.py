@@ -99,7 +99,7 @@ REFUSALS = [
         "rate_bytes_per_s:",
         "rate_mbit:",
         10,
-        "faults.0.params.rate_mbit: unknown parameter of network-bandwidth; allowed: rate_bytes_per_s, direction",
+        "faults.0.params.rate_mbit: unknown parameter of network-bandwidth; allowed: rate_bytes_per_s, direction, interface",
     ),
     (
         "shard_bytes / (1.5 x timeout(update_weights))",

@@ -104,6 +104,8 @@ def test_a_backend_is_chosen_by_what_is_there_and_what_it_can_do() -> None:
     assert capability("network-delay", VIRTUAL_CLUSTER, {"delay_ms": 5, "distribution": "normal"}) == "nfqueue"
     with pytest.raises(NotCapableError, match="proxy: correlation_ratio: a proxy delays each piece of data for itself"):
         capability("network-delay", PLAIN_HOST, {"delay_ms": 5, "correlation_ratio": 0.5})
+    with pytest.raises(NotCapableError, match="proxy: interface: a proxy has no device"):
+        capability("network-bandwidth", PLAIN_HOST, {"rate_bytes_per_s": 5e4, "interface": "eth0"})
     with pytest.raises(NotCapableError, match="nfqueue: this machine lacks it"):
         capability("network-loss", VIRTUAL_CLUSTER, {"loss_ratio": 0.5}, {"nfqueue"})
     with pytest.raises(NotCapableError, match="reset_after_ms: the kernel resets connections at once"):
