@@ -10,6 +10,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,15 @@ class Agent:
     def _begin(self, who: str, request: Request) -> Experiment:
         with self._turn:
             self._check(request)
-            experiment = Experiment(request, who, self._state, self._policy.proxy_api)
+            experiment = Experiment(request, who, self._state, self._policy.proxy_api, self._note_end)
             relayed = {link.proxy for fault in request.faults if (link := fault.target.link) is not None and link.proxy}
             ports = {proxy: self._policy.relayed_ports(proxy)[0] for proxy in relayed}
             self._audit.note(who, "begin", experiment=experiment.id)
             experiment.start(ports, self._policy.folder_of(request.faults))
+            ended = [one.id for one in self._experiments.values() if one.ended.is_set()]
+            for name in ended[:-REMEMBERED]:
+                del self._experiments[name]
             self._experiments[experiment.id] = experiment
-        threading.Thread(target=self._await_end, args=(experiment,), daemon=True).start()
         return experiment
 
     def _check(self, request: Request) -> None:
@@ -129,14 +132,11 @@ class Agent:
         runs = {path.name.split(".")[0] for path in (self._state / "journal").glob("*.json")} - live
         return "; ".join(told for run in sorted(runs) if (told := settle(self._state / "journal", run)))
 
-    def _await_end(self, experiment: Experiment) -> None:
-        """An experiment's end goes into the log, and the oldest that have ended are forgotten."""
-        experiment.ended.wait()
-        self._audit.note(experiment.who, "ended", experiment=experiment.id, reason=experiment.reason, stuck=experiment.stuck)
-        with self._turn:
-            ended = [one.id for one in self._experiments.values() if one.ended.is_set()]
-            for name in ended[:-REMEMBERED]:
-                del self._experiments[name]
+    def _note_end(self, experiment: Experiment) -> None:
+        """What becomes of it goes into the log; a log that cannot be written keeps nobody from ending."""
+        with suppress(OSError):
+            about = {"experiment": experiment.id, "reason": experiment.reason, "stuck": experiment.stuck}
+            self._audit.note(experiment.who, "ended", **about)
 
     def _find(self, message: Message) -> Experiment:
         name = message.get("experiment")

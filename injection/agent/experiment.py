@@ -15,6 +15,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,15 @@ class FailedError(RuntimeError):
 
 
 class Experiment:
-    """Safe to be asked from any thread. `reason` says why it ended, `stuck` what it left behind."""
+    """Safe to be asked from any thread. `reason` says why it ended, `stuck` what it left behind; then `on_end` is called."""
 
-    def __init__(self, request: Request, who: str, state: Path, proxy_api: str) -> None:
+    def __init__(self, request: Request, who: str, state: Path, proxy_api: str, on_end: Callable[[Experiment], None]) -> None:
         self.id = f"x{secrets.token_hex(5)}"
         self.who, self.request = who, request
         self._proxy_api = proxy_api if request.relayed else ""
         self._journal, self._folder = state / "journal", state / "experiments" / self.id
         self._files = self._folder
+        self._on_end = on_end
         self._turn = threading.Lock()
         self._until = time.monotonic() + START_S + ARM_S
         self._end = ""
@@ -141,8 +143,12 @@ class Experiment:
         except Exception as error:  # whatever went wrong is why it ends
             self.stop(str(error) or type(error).__name__)
         finally:
-            self._finish()
+            try:
+                self._finish()
+            except Exception as error:  # what may be left behind must be shown
+                self.stuck = f"{type(error).__name__}: {error}"
             self.reason = self._end
+            self._on_end(self)
             self.ended.set()
             self.settled.set()
 
