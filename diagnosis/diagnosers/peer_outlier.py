@@ -29,8 +29,9 @@ def diagnose(reader: Reader, vocabulary: Vocabulary) -> Diagnosis:
     found = [
         (distance, one.metric, sample)
         for one in metrics
+        for samples in [reader.query_metric(one.metric)]
         for role in set(vocabulary.roles.values())
-        for distance, sample in _outliers(reader.query_metric(one.metric), set(vocabulary.of_role(role)), story.ending_s)
+        for distance, sample in _outliers(samples, set(vocabulary.of_role(role)), story.ending_s)
     ]
     distance, metric, sample = max(found, key=lambda one: one[0], default=(0.0, "", None))
     if sample is None or distance < OUTLIER:
@@ -51,9 +52,10 @@ def _outliers(samples: list[Sample], peers: set[str], ending_s: float) -> list[t
     if len(series) < 2:
         return []
     far = {who: _distances(own) for who, own in series.items()}
+    times = {who: [sample.time_s for sample in own] for who, own in series.items()}
     found = []
     for who, own in series.items():
-        others = [(other, far[name]) for name, other in series.items() if name != who]
+        others = [(times[name], far[name]) for name in series if name != who]
         for index in range(1, len(own)):
             calm = median(_nearest(other, distances, own[index].time_s) for other, distances in others)
             found.append((min(far[who][index - 1 : index + 1]) - calm, own[index]))
@@ -68,9 +70,9 @@ def _distances(samples: list[Sample]) -> list[float]:
     return [abs(value - usual) / scale if scale else 0.0 for value in values]
 
 
-def _nearest(samples: list[Sample], distances: list[float], time_s: float) -> float:
+def _nearest(times: list[float], distances: list[float], time_s: float) -> float:
     """The larger distance of the two samples around a time."""
-    place = bisect_left([sample.time_s for sample in samples], time_s)
+    place = bisect_left(times, time_s)
     return max(distances[max(0, place - 1) : place + 1])
 
 

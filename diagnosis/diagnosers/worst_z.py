@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from statistics import fmean, pstdev
+from math import sqrt
 
 from diagnosis.clues import causes, metric_kinds
 from diagnosis.reader import Reader, Sample
@@ -50,8 +50,14 @@ def _bands(runs: Iterable[Figures], vocabulary: Vocabulary) -> Bands:
             for sample in samples:
                 if sample.value is not None:
                     pooled[metric, _role(sample, vocabulary)].append(sample.value)
-    spreads = {key: (fmean(values), pstdev(values)) for key, values in pooled.items()}
+    spreads = {key: _spread(values) for key, values in pooled.items()}
     return {key: band for key, band in spreads.items() if band[1] > 0}
+
+
+def _spread(values: list[float]) -> tuple[float, float]:
+    """(mean, standard deviation)."""
+    mean = sum(values) / len(values)
+    return mean, sqrt(sum((value - mean) ** 2 for value in values) / len(values))
 
 
 def _worst(run: Figures, bands: Bands, vocabulary: Vocabulary) -> tuple[float, str, Sample | None]:
