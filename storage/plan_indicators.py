@@ -172,6 +172,7 @@ PLAN: dict[str, tuple[Row, ...]] = {
                 _M("link_ping_s", "s", "controller>scheduler:scheduler"),
                 _M("link_rtt_s", "s", "controller>scheduler:scheduler"),
             ),
+            "the ping where that source is on",
         ),
         Row("stop_job HTTP请求耗时", "stop_job", (_M("rpc/stop_job/latency_s", "s", "scheduler"),)),
         Row(
@@ -210,7 +211,8 @@ PLAN: dict[str, tuple[Row, ...]] = {
         Row(
             "网络接收延迟",
             "delay of the network",
-            (_M("link_ping_s", "s", "controller>rollout:event"), _M("link_silent_s", "s", "controller>rollout:event")),
+            (_M("link_ping_s", "s", "controller>rollout:rpc"), _M("link_rtt_s", "s", "controller>rollout:rpc")),
+            "the ping where that source is on; calls and events share a port, but on the plain host (`:event`)",
         ),
         Row("GPU锁状态", "lease of the shared device", (_M("device_leased", "flag"), _M("arena_lease_count", "count"))),
         Row(
