@@ -15,6 +15,7 @@ from injection.procfs import Identity
 #: How long the kernel may take to stop or wake a process.
 SWITCH_S = 2.0
 SOON_S = 0.001
+BRIEF_S = 20e-6
 #: How long the probe watches a process that must not move.
 WATCH_S = 0.1
 
@@ -95,6 +96,6 @@ def _becomes(who: Identity, *, stopped: bool) -> bool:
         now = time.monotonic()
         if now > deadline:
             return False
-        # Nearly always it is so within a millisecond; a sleep would be longer than that.
-        time.sleep(0 if now - began < SOON_S else SOON_S)
+        # Nearly always it is so within a millisecond. Not without a sleep: who comes first would keep the target from stopping.
+        time.sleep(BRIEF_S if now - began < SOON_S else SOON_S)
     return who.alive() or not stopped
