@@ -19,6 +19,7 @@ from storage.layout import prefect_home
 POOL = "faultline"
 #: What prefect.yaml deploys, as Prefect names it (a test compares the two).
 DEPLOYMENTS = (
+    "answer-by-hand/answer-by-hand",
     "baseline/baseline",
     "blind-diagnosis/blind-diagnosis",
     "compare/compare",
@@ -33,6 +34,7 @@ def main() -> None:
     """Wait for the server named by PREFECT_API_URL (as long as its process lives), then deploy and serve."""
     from prefect.cli import app
 
+    import flows.answer_by_hand
     import flows.blind_diagnosis
     import flows.fault_matrix  # noqa: F401 - imported while the server starts, so that deploying need not
 

@@ -8,6 +8,7 @@ import json
 import re
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,34 @@ from tasks.diagnose import answer_of
 
 #: Half an hour a case.
 BUDGET_S = 1800.0
+BUDGET = {"calls": Limits().calls, "bytes": Limits().served_bytes}
 PRACTICE = Path(__file__).resolve().parents[1] / "diagnosis/practice.zip"
 _PSEUDONYM = re.compile(r"[a-z][a-z0-9]{1,19}")
 
 
-def work_case(paths: RunPaths, person: str, about: dict[str, Any], ask: Ask, say: Say, tier: str = "") -> dict[str, Any]:
-    """Let a person work a sealed case and keep the answer as of diagnoser ``human-<person>``. ``about`` is kept with it.
+@dataclass
+class OpenCase:
+    """A case in the hands of a person. What they are served goes through ``server``; `close` keeps what came of it."""
+
+    paths: RunPaths
+    person: str
+    tier: str
+    about: dict[str, Any]
+    server: Server
+    notes: io.StringIO
+
+    def close(self, answer: dict[str, Any] | None, reason: str, wall_s: float) -> dict[str, Any]:
+        """Keep the answer as of diagnoser ``human-<person>``; None is a failed one, with the reason. Returns what was kept."""
+        diagnosis = parse_diagnosis(answer, _manifest(self.paths)) if answer else None
+        status = ANSWERED if diagnosis else FAILED
+        meter = self.server.reader.meter.to_dict()
+        came = Attempt(diagnosis, reason, meter, wall_s, "person", status, self.notes.getvalue())
+        told = answer_of(self.paths, f"human-{self.person}", self.tier, came, "") | {"person": self.about}
+        return keep_answer(self.paths, told, came.calls)
+
+
+def open_case(paths: RunPaths, person: str, about: dict[str, Any], tier: str = "") -> OpenCase:
+    """Give a sealed case to a person; ``about`` is kept with the answer. From here on it is worked, whatever comes of it.
 
     Raises ValueError for a case that this person may not work: it is open already, or one of its like was worked on another
     tier, since who has seen a case once reads it with other eyes.
@@ -38,24 +61,22 @@ def work_case(paths: RunPaths, person: str, about: dict[str, Any], ask: Ask, say
     level = tier or drawn_tier(paths, person)
     if level not in TIERS:
         raise ValueError(f"no tier {level!r}; there are {', '.join(TIERS)}")
-    opened = Attempt(None, "opened, and not answered", isolation="person")
-    _keep(paths, person, level, about, opened)  # a case that was opened is worked, however the terminal ends
-    limits, notes = Limits(), io.StringIO()
-    budget = {"calls": limits.calls, "bytes": limits.served_bytes}
-    session = Session(Server(paths.evidence, level, budget, notes), ask, say, BUDGET_S)
-    say(f"case {case_id(paths)[:8]} on tier {level}; you have {BUDGET_S / 60:.0f} minutes from the first line that you ask for")
+    notes = io.StringIO()
+    case = OpenCase(paths, person, level, about, Server(paths.evidence, level, BUDGET, notes), notes)
+    case.close(None, "opened, and not answered", 0.0)
+    return case
+
+
+def work_case(paths: RunPaths, person: str, about: dict[str, Any], ask: Ask, say: Say, tier: str = "") -> dict[str, Any]:
+    """Let a person work a case at the terminal; returns the answer as it was kept. Raises what `open_case` raises."""
+    case = open_case(paths, person, about, tier)
+    session = Session(case.server, ask, say, BUDGET_S)
+    say(f"case {case_id(paths)[:8]}, tier {case.tier}; you have {BUDGET_S / 60:.0f} minutes from the first line you ask for")
     try:
-        diagnosis, reason = parse_diagnosis(session.work(), _manifest(paths)), ""
+        answer, reason = session.work(), ""
     except NoAnswerError as error:
-        diagnosis, reason = None, str(error)
-    status = ANSWERED if diagnosis else FAILED
-    meter = session.server.reader.meter.to_dict()
-    came = Attempt(diagnosis, reason, meter, session.wall_s, "person", status, notes.getvalue())
-    return _keep(paths, person, level, about, came)
-
-
-def _keep(paths: RunPaths, person: str, tier: str, about: dict[str, Any], came: Attempt) -> dict[str, Any]:
-    return keep_answer(paths, answer_of(paths, f"human-{person}", tier, came, "") | {"person": about}, came.calls)
+        answer, reason = None, str(error)
+    return case.close(answer, reason, session.wall_s)
 
 
 def practise(ask: Ask, say: Say, tier: str = "T1") -> None:
@@ -63,8 +84,7 @@ def practise(ask: Ask, say: Say, tier: str = "T1") -> None:
     with tempfile.TemporaryDirectory(prefix="practice-") as folder, zipfile.ZipFile(PRACTICE) as archive:
         archive.extractall(folder)
         label = json.loads((Path(folder) / "label.json").read_text())
-        budget = {"calls": Limits().calls, "bytes": Limits().served_bytes}
-        session = Session(Server(Path(folder) / "evidence", tier, budget, io.StringIO()), ask, say, BUDGET_S)
+        session = Session(Server(Path(folder) / "evidence", tier, BUDGET, io.StringIO()), ask, say, BUDGET_S)
         try:
             answer = session.work()
         except NoAnswerError:

@@ -22,6 +22,7 @@ from tasks import collect as collecting
 from tasks import diagnose as diagnosing
 from tasks import launch as launching
 from tasks import observe as observing
+from tasks import person as people
 from tasks import report as reporting
 from tasks import revert as reverting
 from tasks import score as scoring
@@ -107,6 +108,29 @@ def diagnose(paths: RunPaths, names: list[str] | None = None, tiers: list[str] |
     """Let diagnosers (default: all, on every tier) see the evidence."""
     chosen = {key: value for key, value in (("names", names), ("tiers", tiers)) if value}
     return diagnosing.diagnose_run(paths, **chosen)
+
+
+@task(name="open-by-hand", task_run_name="open {paths.run_id}", **STEP)
+def open_by_hand(paths: RunPaths, person: str, about: dict[str, Any], tier: str) -> people.OpenCase:
+    """Give the case to a person."""
+    return people.open_case(paths, person, about, tier)
+
+
+@task(name="show-case", task_run_name="show case", **STEP)
+def show_case(case: people.OpenCase) -> dict[str, Any]:
+    """A page for each log of the tier, served and metered as to a program; returns what the case tells of itself."""
+    told: dict[str, Any] = case.server.reply(b'{"call": "case"}\n')["result"]
+    for path in case.server.reply(b'{"call": "list_files"}\n')["result"]:
+        lines = case.server.reply(json.dumps({"call": "read", "path": path}).encode() + b"\n")["result"]
+        key = path.replace("/", "-").removesuffix(".log")
+        create_markdown_artifact(key=key, markdown="~~~~\n" + "\n".join(lines) + "\n~~~~", description=path)
+    return told
+
+
+@task(name="close-by-hand", task_run_name="close", **STEP)
+def close_by_hand(case: people.OpenCase, answer: dict[str, Any] | None, reason: str, wall_s: float) -> dict[str, Any]:
+    """Keep what the person answered."""
+    return case.close(answer, reason, wall_s)
 
 
 @task(name="score", task_run_name="score {paths.run_id}", **STEP)
