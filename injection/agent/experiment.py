@@ -193,9 +193,9 @@ class Experiment:
             time.sleep(POLL_S)
 
     def _hold(self) -> None:
-        """Until the faults are over by themselves, or something else ends them."""
+        """Until the faults are over by themselves, each with both its proofs, or something else ends them."""
         everyone = {fault.id for fault in self.request.faults}
-        while self._said("gone") != everyone:
+        while self._said("gone") & self._said("verified") != everyone:
             self._check()
             if time.monotonic() > self._until:
                 raise FailedError("the lease was not kept: no sign of life from the experimenter")
