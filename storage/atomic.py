@@ -15,8 +15,9 @@ def write_atomic(path: Path, data: bytes | memoryview, mode: int = 0o644) -> Non
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
