@@ -266,6 +266,18 @@ class Suite:
         self.bystander.is_free()
         assert self.residue() == before
 
+    def leaves_strange_queues(self) -> None:
+        """A root queue that somebody else put up between arming and acting is a refusal, and stays as it is."""
+        fault = self.fault("network-bandwidth", "htb", {"rate_bytes_per_s": RATE})
+        namespace.within(self.link.src_host, partial(_strange_queue, stands=True))
+        before = self.residue()
+        with pytest.raises(RefusedError, match="cannot be narrowed"):
+            fault.apply()
+        fault.revert(fault.undo())
+        assert self.residue() == before
+        namespace.within(self.link.src_host, partial(_strange_queue, stands=False))
+        self.caller.is_free()
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """The link carries requests, as a job's does while a probe looks at it."""
@@ -290,6 +302,15 @@ class Suite:
             return {"helpers": helpers, "toxics": [client.toxic_names() for client in clients]}
         hosts = {self.link.src_host, self.link.dst_host}
         return {"helpers": helpers, **{host: namespace.within(host, _network) for host in hosts}}
+
+
+def _strange_queue(*, stands: bool) -> None:
+    with IPRoute() as route:
+        where = {"index": route.link_lookup(ifname="eth0")[0], "handle": 0x10000}
+        if stands:
+            route.tc("add", "htb", **where, default=0)
+        else:
+            route.tc("del", **where, parent=0xFFFFFFFF)
 
 
 def _network() -> dict[str, Any]:
@@ -331,6 +352,7 @@ def todo(suite: Suite, brief: bool) -> Iterator[tuple[str, str, Callable[[], Non
         yield "another device", "nfqueue", suite.spares_other_devices
         yield "composed: delays", "netem", suite.holds_once
         yield "composed: bandwidths", "htb", suite.last_counts
+        yield "another's queue", "htb", suite.leaves_strange_queues
 
 
 def main() -> None:
