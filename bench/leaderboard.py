@@ -28,12 +28,12 @@ from diagnosis.run import ASKED_ON, MODULES
 from diagnosis.sandbox import ANSWERED, Attempt, builtin
 from diagnosis.summary import summarise
 from diagnosis.vocabulary import read_vocabulary
+from report.outcome import invalid_because
 from storage import truth
 from storage.layout import RunPaths, runs_dir
 from storage.seal import sha256_file
 from tasks.answers import keep_answer
 from tasks.diagnose import answer_of, diagnose_run
-from tasks.outcome import outcome_of
 from tasks.score import score_run
 from tasks.seal import seal_run
 
@@ -42,9 +42,14 @@ OURS = "causal"
 
 
 def stored() -> dict[RunPaths, dict[str, Any]]:
-    """Valid runs of this home and their plans."""
+    """Valid runs of this home and their plans; what has a score was valid when it was sealed."""
     runs = [RunPaths(root) for root in sorted(runs_dir().iterdir()) if (root / "truth/plan.json").exists()]
-    return {paths: truth.load_plan(paths) for paths in runs if outcome_of(paths)["valid"]}
+    return {paths: truth.load_plan(paths) for paths in runs if paths.score.exists() or not unproven(paths)}
+
+
+def unproven(paths: RunPaths) -> list[str]:
+    """Why the run is no case."""
+    return invalid_because(truth.load_plan(paths), truth.load_history(paths))
 
 
 def judged(options: argparse.Namespace) -> dict[RunPaths, Score]:
