@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -165,6 +164,7 @@ class EvidenceReader(Reader):
         if tier not in tiers:
             raise OutsideTierError(f"no tier {tier!r}; this case has {', '.join(sorted(tiers))}")
         self._files = tuple(sorted(tiers[tier]))
+        self._read: dict[str, dict[str, list[tuple[str, dict[str, Any]]]]] = {}
 
     def list_files(self) -> list[str]:
         """See `Reader`."""
@@ -193,7 +193,7 @@ class EvidenceReader(Reader):
         """See `Reader`."""
         self.meter.calls += 1
         found: dict[str, Metric] = {}
-        for metric, series in sorted(self._series.get(run, {}).items()):
+        for metric, series in sorted(self._series(run).items()):
             subjects = tuple(sorted({one["subject"] for _, one in series}))
             found[metric] = Metric(metric, series[0][1]["unit"], subjects)
         return list(found.values())
@@ -211,7 +211,7 @@ class EvidenceReader(Reader):
         if every_s is not None and every_s <= 0:
             raise ValueError(f"every_s is a positive number of seconds, got {every_s}")
         self.meter.calls += 1
-        found = self._series.get(run, {}).get(metric, [])
+        found = self._series(run).get(metric, [])
         chosen = [(path, one) for path, one in found if subject in ("", one["subject"])]
         self.meter.opened |= {path for path, _ in chosen}
         low, high = float("-inf") if t0 is None else t0, float("inf") if t1 is None else t1
@@ -225,19 +225,18 @@ class EvidenceReader(Reader):
     def _start_s(self) -> float:
         return float(self._manifest["clock"]["start_s"])
 
-    @cached_property
-    def _series(self) -> dict[str, dict[str, list[tuple[str, dict[str, Any]]]]]:
-        """Run -> metric -> (path, series), the finest that the tier has."""
-        found = [(path, match) for path in self._files if (match := _SERIES.match(path))]
-        finest = max((match["tier"] for _, match in found), default="")
-        runs: dict[str, dict[str, list[tuple[str, dict[str, Any]]]]] = {}
-        for path, match in found:
-            if match["tier"] == finest:
-                metrics = runs.setdefault(match["run"] or "", {})
-                for line in self._file(path).read_text(encoding="utf-8").splitlines():
-                    series = json.loads(line)
-                    metrics.setdefault(series["metric"], []).append((path, series))
-        return runs
+    def _series(self, run: str) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+        """By metric the finest series that the tier has of a run ("": the case's own), with their paths; read when asked for."""
+        if run not in self._read:
+            found = [(path, match) for path in self._files if (match := _SERIES.match(path)) and (match["run"] or "") == run]
+            finest = max((match["tier"] for _, match in found), default="")
+            metrics = self._read.setdefault(run, {})
+            for path, match in found:
+                if match["tier"] == finest:
+                    for line in self._file(path).read_text(encoding="utf-8").splitlines():
+                        series = json.loads(line)
+                        metrics.setdefault(series["metric"], []).append((path, series))
+        return self._read[run]
 
     def _lines(self, path: str) -> Iterator[str]:
         self.meter.calls += 1

@@ -26,23 +26,11 @@ from storage.layout import RunPaths
 from storage.truth import load_names
 from tasks import seal
 from tasks.seal import seal_run
+from tests.canary import every_byte, spellings
 from tests.synthetic_case import end_well, healthy_rows, row, seal_with_metrics, with_metrics
 from tests.synthetic_job import CANARY, make_run, write_truth
 
 SEEDS = (1, 2)
-
-
-def every_byte(case: Path) -> bytes:
-    """All paths and all contents of a case, one after the other."""
-    files = [path for path in sorted(case.rglob("*")) if path.is_file()]
-    return b"\n".join(path.relative_to(case).as_posix().encode() + b"\n" + path.read_bytes() for path in files)
-
-
-def spellings(word: str) -> dict[str, bytes]:
-    """How a word may hide: plain, backwards, hexadecimal, and base64 at each of its three phases."""
-    raw = word.encode()
-    coded = {f"base64 {n}": base64.b64encode(b"\0" * n + raw)[4 if n else 0 : -4] for n in range(3)}
-    return {"plain": raw, "backwards": raw[::-1], "hex": raw.hex().encode(), **coded}
 
 
 def test_a_canary_of_the_truth_is_in_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
