@@ -226,7 +226,7 @@ class EvidenceReader(Reader):
         return float(self._manifest["clock"]["start_s"])
 
     def _series(self, run: str) -> dict[str, list[tuple[str, dict[str, Any]]]]:
-        """By metric the finest series that the tier has of a run ("": the case's own), with their paths; read when asked for."""
+        """By metric the finest series that the tier has of a run ("": the case's own), with paths; read when asked for."""
         if run not in self._read:
             found = [(path, match) for path in self._files if (match := _SERIES.match(path)) and (match["run"] or "") == run]
             finest = max((match["tier"] for _, match in found), default="")
