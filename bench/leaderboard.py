@@ -94,10 +94,13 @@ def rate(found: dict[str, Any]) -> str:
     return "-" if found["rate"] is None else f"{found['rate']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
-def board(scores: list[Score]) -> list[str]:
-    """One row a diagnoser and tier, the best joint accuracy first."""
-    rows = summarise(verdicts(scores))
-    rows.sort(key=lambda row: -row["grains"]["joint"]["ac1"]["rate"])
+def standings(scores: list[Score]) -> list[dict[str, Any]]:
+    """A row each diagnoser and tier, the best joint accuracy first."""
+    return sorted(summarise(verdicts(scores)), key=lambda row: -row["grains"]["joint"]["ac1"]["rate"])
+
+
+def board(rows: list[dict[str, Any]]) -> list[str]:
+    """What was right, and what was claimed."""
     head = [
         "diagnoser",
         "tier",
@@ -126,10 +129,9 @@ def board(scores: list[Score]) -> list[str]:
     )
 
 
-def further(scores: list[Score]) -> list[str]:
+def further(rows: list[dict[str, Any]], scores: list[Score]) -> list[str]:
     """Ranking, chance, bias, chain, calibration and effort, in the same order as the board."""
-    rows = summarise(verdicts(scores))
-    rows.sort(key=lambda row: -row["grains"]["joint"]["ac1"]["rate"])
+    told = verdicts(scores)
     head = [
         "diagnoser",
         "tier",
@@ -156,7 +158,7 @@ def further(scores: list[Score]) -> list[str]:
                 number(row["calibration"]["brier"]),
                 number(row["calibration"]["ece"]),
                 number(row["effort"]["lines"]["median"], 0),
-                number(median(v["wall_s"] for v in verdicts(scores) if key(v) == (row["diagnoser"], row["tier"]))),
+                number(median(v["wall_s"] for v in told if key(v) == (row["diagnoser"], row["tier"]))),
             ]
             for row in rows
         ],
@@ -229,10 +231,10 @@ def best_tier(name: str, scores: list[Score]) -> str:
     return max(right, key=lambda tier: right[tier])
 
 
-def times(scores: list[Score]) -> list[str]:
+def times(standing: list[dict[str, Any]]) -> list[str]:
     """Time to detect, by the case's clock, and to a right diagnosis, by the machine's."""
     rows = []
-    for row in summarise(verdicts(scores)):
+    for row in standing:
         detect, diagnose = row["detect_s"], row["diagnose"]
         spread = f"{detect['median']:.2f} [{detect['low']:.2f}, {detect['high']:.2f}]" if detect["n"] else "-"
         told = [number(diagnose[name]) for name in ("median_s", "restricted_mean_s", "penalised_mean_s")]
@@ -291,14 +293,15 @@ def answers(scores: Iterable[Score]) -> Iterable[str]:
 def page(runs: dict[RunPaths, Score]) -> str:
     """All tables."""
     scores = list(runs.values())
+    rows = standings(scores)
     sections = {
         "Cases": counts(scores),
-        "Board": board(scores),
-        "Ranking, chance, bias, chains, calibration, effort": further(scores),
+        "Board": board(rows),
+        "Ranking, chance, bias, chains, calibration, effort": further(rows, scores),
         "By scenario": by_scenario(scores),
         "Where the error came out in another stage": crossed(scores),
         "Paired": duels(scores),
-        "Times": times(scores),
+        "Times": times(rows),
         "What each signal is worth": table(["left out", "tier", "right", "component", "false blame"], ablation(list(runs))),
     }
     return "\n\n".join(f"## {title}\n\n" + "\n".join(rows) for title, rows in sections.items()) + "\n"

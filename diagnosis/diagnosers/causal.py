@@ -18,15 +18,7 @@ from diagnosis.story import Story
 from diagnosis.vocabulary import Vocabulary
 from storage.records import Cause, Diagnosis
 
-#: The kinds of evidence, each of which can be left out to see what it is worth.
-SIGNALS = {
-    "death": deaths,
-    "words": words,
-    "deafness": deafness,
-    "absence": absences,
-    "slowness": slowness,
-    "delay": delays,
-}
+SIGNALS = ("death", "words", "deafness", "absence", "slowness", "delay", "gauge")
 #: (right, of) by the most telling sign, of 75 development cases: with every tier, and with the controller's log alone.
 DEVELOPMENT: dict[bool, dict[str, tuple[int, int]]] = {
     False: {"absence": (5, 5), "deafness": (8, 8), "gauge": (8, 8), "slowness": (14, 14), "words": (40, 40)},
@@ -35,21 +27,30 @@ DEVELOPMENT: dict[bool, dict[str, tuple[int, int]]] = {
 FALLBACK = ("process-kill", "memory-pressure", "network-delay", "network-bandwidth", "process-pause", "cpu-contention")
 
 
-def diagnose(reader: Reader, vocabulary: Vocabulary, without: frozenset[str] = frozenset()) -> Diagnosis:
-    """Causes by suspicion; ``without`` names signals to leave out."""
+def diagnose(reader: Reader, vocabulary: Vocabulary) -> Diagnosis:
+    """Causes by suspicion."""
     story = Story(reader, vocabulary)
-    signs = [sign for name, read in SIGNALS.items() if name not in without for sign in read(story)]
-    signs += [] if "gauge" in without else gauges(reader, story)
-    left = ranked_signs(unexplained(signs, vocabulary))
+    return decide(story, gathered(reader, story))
+
+
+def gathered(reader: Reader, story: Story) -> list[Sign]:
+    """Every sign that the tier shows; each kind of evidence can be left out to see what it is worth."""
+    read = (deaths, words, deafness, absences, slowness, delays)
+    return [sign for signs in read for sign in signs(story)] + list(gauges(reader, story))
+
+
+def decide(story: Story, signs: list[Sign]) -> Diagnosis:
+    """What follows from the signs."""
+    left = ranked_signs(unexplained(signs, story.vocabulary))
     if not left:
         return nobody(story)
     first = left[0]
     decisive = min((sign for sign in left if sign.component == first.component), key=telling)
     return Diagnosis(
         fault=True,
-        ranked=causes_of(left, vocabulary),
+        ranked=causes_of(left, story.vocabulary),
         confidence=confidence(decisive, blind=len(story.records) == 1),
-        chain=shortest_chain(first.component, symptom(story), vocabulary.waits) or (first.component,),
+        chain=shortest_chain(first.component, symptom(story), story.vocabulary.waits) or (first.component,),
         reason=f"{decisive.signal}: {decisive.why}",
         alarm=clock(min(sign.alarm_s for sign in signs if sign.time_s >= first.time_s)),
     )

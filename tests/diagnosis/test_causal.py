@@ -5,6 +5,7 @@ import random
 import pytest
 
 from diagnosis.diagnosers import causal
+from diagnosis.story import Story
 from diagnosis.vocabulary import Vocabulary
 from storage.records import Cause, Diagnosis
 from tests.diagnosis.small_job import Job, clock, vocabulary
@@ -13,8 +14,8 @@ WORDS = vocabulary()
 WAITED = "InferenceEngineError: UpdateWeightError: Failed to update weights: timed out after 10.0s waiting for weights"
 
 
-def told(job: Job, words: Vocabulary = WORDS, without: frozenset[str] = frozenset()) -> Diagnosis:
-    return causal.diagnose(job, words, without)
+def told(job: Job, words: Vocabulary = WORDS) -> Diagnosis:
+    return causal.diagnose(job, words)
 
 
 def starved() -> Job:
@@ -161,9 +162,13 @@ def test_forty_eight_workers() -> None:
 
 @pytest.mark.parametrize("signal", ["absence", "death", "words", "deafness", "slowness", "delay", "gauge"])
 def test_each_signal_can_be_left_out(signal: str) -> None:
-    """Without a signal no sign of it decides."""
+    """Without a signal no sign of it decides; every sign belongs to a signal that is known."""
+    assert signal in causal.SIGNALS
     for job in (starved(), killed(-9)):
-        assert not told(job, without=frozenset({signal})).reason.startswith(f"{signal}:")
+        story = Story(job, WORDS)
+        signs = causal.gathered(job, story)
+        assert {sign.signal for sign in signs} <= set(causal.SIGNALS)
+        assert not causal.decide(story, [sign for sign in signs if sign.signal != signal]).reason.startswith(f"{signal}:")
 
 
 def test_confidence_is_what_development_showed() -> None:
