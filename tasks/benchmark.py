@@ -65,14 +65,20 @@ class Wanted:
 def draw_cells(wanted: Wanted) -> list[Cell]:
     """The cells of the cases, drawn by the set's seed: `QUIET_SHARE` of them without a fault, scenarios and arms in turn.
 
-    The same cell never comes twice, and none has a seed of the companions. Raises ValueError where nothing can be drawn.
+    The same cell never comes twice, and none has a seed of the companions. An arm whose posture has no control arm in its
+    scenario is not drawn: a job in that posture would always be a faulty one, and a posture shows (it may have links of its
+    own). Raises ValueError where nothing can be drawn.
     """
     draw = random.Random(wanted.seed)  # noqa: S311 - a published draw, no secret
-    arms = {name: load_scenario(name).arms for name in wanted.scenarios}
-    quiet = [(name, CONTROL) for name, has in arms.items() if CONTROL in has]
-    faulty = [(name, arm) for name, has in arms.items() for arm in has if not arm.endswith(CONTROL)]
+    quiet: list[tuple[str, str]] = []
+    faulty: list[tuple[str, str]] = []
+    for scenario in map(load_scenario, wanted.scenarios):
+        calm = [arm for arm in scenario.arms if arm.endswith(CONTROL)]
+        postures = {scenario.posture_of(arm) for arm in calm}
+        quiet += [(scenario.name, arm) for arm in calm]
+        faulty += [(scenario.name, arm) for arm in scenario.arms if arm not in calm and scenario.posture_of(arm) in postures]
     if not quiet or not faulty:
-        raise ValueError("a set needs scenarios with a control arm and with another one")
+        raise ValueError("a set needs scenarios with a control arm and with a faulty one in the same posture")
     count = round(wanted.cases * QUIET_SHARE)
     cells = _in_turn(quiet, count, wanted, draw) + _in_turn(faulty, wanted.cases - count, wanted, draw)
     draw.shuffle(cells)
@@ -81,9 +87,9 @@ def draw_cells(wanted: Wanted) -> list[Cell]:
 
 def companions(wanted: Wanted) -> list[Cell]:
     """The healthy runs that come with the cases: control runs of each scenario's job, at seeds of their own."""
-    named = [name for name in wanted.scenarios if CONTROL in load_scenario(name).arms]
+    calm = [(one.name, arm) for one in map(load_scenario, wanted.scenarios) for arm in one.arms if arm.endswith(CONTROL)]
     seeds = range(wanted.first_seed, wanted.first_seed + MOST)
-    return [Cell(name, CONTROL, seed, wanted.profile) for name in named for seed in seeds]
+    return [Cell(*pair, seed, wanted.profile) for pair in calm for seed in seeds]
 
 
 def _in_turn(pairs: list[tuple[str, str]], count: int, wanted: Wanted, draw: random.Random) -> list[Cell]:

@@ -35,13 +35,15 @@ def test_every_draw_keeps_the_rules(cases: int, seed: int, held_out: set[str]) -
     assert cases < 20 or 0.25 <= sum(cell.arm == "control" for cell in cells) / cases <= 0.35
     assert not {cell.seed for cell in cells} & {cell.seed for cell in calm}
     assert {cell.scenario for cell in cells if wanted.split(cell) == DEVELOPMENT} & held_out == set()
+    told = {(cell.scenario, READ_ONCE(cell.scenario).posture_of(cell.arm)): cell.arm for cell in cells}
+    assert set(told) <= {(name, READ_ONCE(name).posture) for name in NAMES}, "these scenarios have no other control arm"
     assert {wanted.split(cell) for cell in cells if cell.scenario in held_out} <= {HELD_OUT_SCENARIO}
 
 
 def test_nothing_to_draw_is_refused() -> None:
-    """A set of healthy runs alone, or without any, is none."""
+    """A set of healthy runs alone, or of arms in a posture that has no control, is none."""
     for names in (("no-fault",), ("train-oom-masked-literal",)):
-        with pytest.raises(ValueError, match="a control arm and with another one"):
+        with pytest.raises(ValueError, match="a faulty one in the same posture"):
             draw_cells(Wanted(seed=1, cases=10, scenarios=names))
 
 
