@@ -2,7 +2,8 @@
 
     python bench/link_fidelity.py PLACE [PART ...]
 
-PLACE is virtual-cluster (with each backend that the kernel has) or plain-host (by the proxy). Prints tables in Markdown.
+PLACE is virtual-cluster (with each backend that the kernel has), two-hosts (the same as root on two networks of the machine,
+with real-time priority) or plain-host (by the proxy). Prints tables in Markdown.
 A delay is the time from sendto to the return of recv of a datagram in another network: the probe's own waking up is error.
 """
 
@@ -35,7 +36,7 @@ from injection.registry import make_fault
 from injection.target import LiveLink
 from storage.records import FaultKind
 from tests.injection.ends import Caller, Server
-from tests.injection.grounds import of_cluster, of_proxy
+from tests.injection.grounds import of_cluster, of_proxy, two_hosts
 
 DELAYS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 COUNT, GAP_S = 400, 0.005
@@ -257,6 +258,10 @@ def main() -> None:
         measure(json.loads(sys.argv[2]), sys.argv[3:])
         return
     kind, parts = sys.argv[1], sys.argv[2:] or ["delay", "jitter", "loss", "many", "apply", "idle"]
+    if kind == "two-hosts":
+        with two_hosts() as made:
+            measure(json.loads(made), parts)
+        return
     hosts = {"metaserver": "control", "train1": "trainers"} if kind == "virtual-cluster" else {"train1": "localhost"}
     place = open_place(kind, hosts)
     with tempfile.TemporaryDirectory() as folder:
