@@ -25,6 +25,8 @@ STAGE_TOTALS = "timeperf/"
 OTHER = "other"
 #: Subjects that are neither component, host nor link: the machine, the job's folders, its devices.
 _MACHINE = re.compile(r"^(machine|job|recover|gpu\d+)$")
+#: A network device of a host, `host:device`.
+_DEVICE = re.compile(r"^(lo|[a-z]+\d+)$")
 _LINK = re.compile(r"^(\w+)>(\w+):(\w+)$")
 #: How a process is held (a limit of its own) is a trace of who holds it; what every process has tells nothing of that.
 _HELD = "group_"
@@ -69,6 +71,9 @@ def neutral_subject(component: str, names: Mapping[str, str], hosts: Mapping[str
     link = _LINK.match(component)
     if link and link[1] in names and link[2] in names:
         return f"{names[link[1]]}>{names[link[2]]}:{link[3]}"
+    host, _, device = component.partition(":")
+    if host in hosts and _DEVICE.match(device):
+        return f"{hosts[host]}:{device}"
     known = names.get(component) or hosts.get(component)
     return known or (component if _MACHINE.match(component) else OTHER)
 

@@ -26,6 +26,8 @@ ROWS = [
     row("train1>metaserver:weights", "link_rtt_s", 2.0, None),
     row("trainers", "net_rx_bytes_per_s", 2.0, 1 / 3),
     row("machine", "host_cpu_ratio", 2.0, 0.5),
+    row("trainers:eth0", "net_errors_per_s", 2.0, 0.0),
+    row("trainers:hog", "net_errors_per_s", 2.0, 7.0),
     *(row(name, "cpu_ratio", 2.0, 0.25) for name in ("burner", "hog7")),
     row("train1", "prefect_runs", 2.0, 1.0),
 ]
@@ -130,6 +132,7 @@ def test_metrics_are_told_in_the_names_and_the_clock_of_the_case(tmp_path: Path)
     assert set(listed["cpu_ratio"]) == {*names.values(), "other"}
     assert listed["link_rtt_s"] == (f"{names['train1']}>{names['metaserver']}:weights",)
     assert [sample.value for sample in reader.query_metric("cpu_ratio", "other")] == [0.5]
+    assert {subject[0]: subject[6:] for subject in listed["net_errors_per_s"]} == {"n": ":eth0", "o": ""}
     assert reader.query_metric("link_rtt_s")[0].value is None and reader.query_metric("loss")[0].value is None
     assert reader.query_metric("net_rx_bytes_per_s")[0].value == 0.333333
     [first, second] = reader.query_metric("timeperf/train_step")
