@@ -32,21 +32,22 @@ from tests.injection.victim import Victim, alive, wait_until
 
 pytestmark = pytest.mark.job
 
-PROTECTED = 7462
-ALLOWED = (
-    "--protect-port",
-    str(PROTECTED),
-    "--allow-program",
-    Path(os.path.realpath(sys.executable)).name,
-    "--allow-program",
-    Path(sys.executable).name,
-)
+NAMES = {Path(sys.executable).name, Path(os.path.realpath(sys.executable)).name}
+ALLOWED = tuple(word for name in sorted(NAMES) for word in ("--allow-program", name))
 
 
 @pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+def listener() -> Iterator[socket.socket]:
+    """A socket at a port that is protected."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory, listener: socket.socket) -> Iterator[RunningAgent]:
     folder = tmp_path_factory.mktemp("agent")
-    one = RunningAgent(folder, *ALLOWED, "--allow-folder", str(folder))
+    port = str(listener.getsockname()[1])
+    one = RunningAgent(folder, *ALLOWED, "--allow-folder", str(folder), "--protect-port", port)
     yield one
     one.close()
 
@@ -86,7 +87,7 @@ def _command(agent: RunningAgent, verb: str, *words: str) -> subprocess.Popen[st
 def test_a_request_in_a_file_is_done_for_its_time(agent: RunningAgent, victim: Victim) -> None:
     """`faultline agent run`: in force as long as asked, longer than a lease; both proofs, exit code 0; the list tells of it."""
     request = agent.folder / "asked.yaml"
-    request.write_text(yaml.safe_dump({"faults": [fault("process-pause", victim.who.pid, for_s=6.0)], "lease_s": 4.0}))
+    request.write_text(yaml.safe_dump({"faults": [fault("process-pause", victim.who.pid, for_s=4.0)], "lease_s": 3.0}))
     asker = _command(agent, "run", str(request))
     out, _ = asker.communicate(timeout=60)
     assert asker.returncode == 0 and victim.state != "T", out
@@ -255,17 +256,12 @@ REFUSED: dict[str, tuple[dict, str]] = {
 }
 
 
-def test_what_must_not_be_hit_is_refused_in_a_sentence(agent: RunningAgent, victim: Victim) -> None:
+def test_what_must_not_be_hit_is_refused_in_a_sentence(agent: RunningAgent, victim: Victim, listener: socket.socket) -> None:
     """Nonsense, the machine's, the agent's own, what was not set free, the last reserves: refused, and written down why."""
     sleeper = subprocess.Popen(["sleep", "600"])
-    listening = [
-        sys.executable,
-        "-c",
-        f"import socket, time; s = socket.create_server(('127.0.0.1', {PROTECTED})); time.sleep(600)",
-    ]
-    server = subprocess.Popen(listening)
+    argv = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+    server = subprocess.Popen(argv, pass_fds=[listener.fileno()])
     try:
-        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", PROTECTED)) == 0, "it listens")
         pids = {
             "PID": victim.who.pid,
             "AGENT": agent.process.pid,
