@@ -87,7 +87,7 @@ def _command(agent: RunningAgent, verb: str, *words: str) -> subprocess.Popen[st
 def test_a_request_in_a_file_is_done_for_its_time(agent: RunningAgent, victim: Victim) -> None:
     """`faultline agent run`: in force as long as asked, longer than a lease; both proofs, exit code 0; the list tells of it."""
     request = agent.folder / "asked.yaml"
-    request.write_text(yaml.safe_dump({"faults": [fault("process-pause", victim.who.pid, for_s=4.0)], "lease_s": 3.0}))
+    request.write_text(yaml.safe_dump({"faults": [fault("process-pause", victim.who.pid, for_s=4.5)], "lease_s": 4.0}))
     asker = _command(agent, "run", str(request))
     out, _ = asker.communicate(timeout=60)
     assert asker.returncode == 0 and victim.state != "T", out
