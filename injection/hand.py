@@ -13,7 +13,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from injection.procfs import Identity
 from injection.receipts import History
 from injection.recover import revert_record
 from injection.registry import UNDONE_FIRST, make_fault
-from injection.target import POLL_S, Live, LiveProcess, NoSuchTargetError, Site, await_moved, await_target
+from injection.target import POLL_S, LiveProcess, NoSuchTargetError, Site, await_target
 from injection.trigger import Condition, Expired, Fire, Heard
 
 #: How long an announcement may be kept waiting for a fault to be applied or reverted; the job itself gives up after 10 s.
@@ -189,26 +189,6 @@ class Hand:
         self._journal(replace(record, undo=fault.undo()))
         self._fault, self._applied, self._undoing = fault, False, False
         shop.history.state("armed", self.id, kind=kind, backend=backend, target=target.name)
-        threading.Thread(target=self._follow, args=(fault, target), name="follow", daemon=True).start()
-
-    def _follow(self, fault: Fault, target: Live) -> None:
-        """Until it fires: a target that was started anew, or has another address, is what the fault is then armed for."""
-
-        def over() -> bool:
-            return self._stopped.is_set() or self._applied or self._fault is not fault
-
-        if await_moved(self._entry["target"], self._shop.site, target, over):
-            with suppress(RuntimeError):  # the run has ended meanwhile
-                self._thread.submit(self._guarded, self._arm_anew, fault)
-
-    def _arm_anew(self, fault: Fault) -> None:
-        """Arm for where the target is now; a trigger that fires meanwhile waits for it."""
-        if self._stopped.is_set() or self._state != "waiting" or self._fault is not fault:
-            return
-        self._fault = None
-        self._revert()
-        if not self._trigger.repeats and not self.stuck:
-            self._arm()
 
     def _await_armed(self, fault: Fault) -> None:
         deadline = time.monotonic() + self._shop.arm_timeout_s

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,19 +119,6 @@ def await_target(target: dict[str, Any], site: Site, timeout_s: float, stopped: 
             if time.monotonic() > deadline or stopped():
                 raise
         time.sleep(POLL_S)
-
-
-def await_moved(target: dict[str, Any], site: Site, live: Live, over: Callable[[], bool]) -> bool:
-    """Wait until a target means something else than `live`; false when `over` says so before. Who is gone has not moved yet."""
-    seen: tuple[int, ...] = ()
-    while not over():
-        with suppress(NoSuchTargetError, ProtectedError, FileNotFoundError):
-            now = tuple(path.stat().st_mtime_ns for path in (site.registry, site.addresses))
-            if now != seen and resolve(target, site) != live:
-                return True
-            seen = now
-        time.sleep(POLL_S)
-    return False
 
 
 def _process(component: str, site: Site) -> LiveProcess:

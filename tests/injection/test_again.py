@@ -55,25 +55,6 @@ def test_what_is_still_in_force_is_not_done_twice(scratch: Path, victim: Victim,
     seam.close()
 
 
-def test_who_was_started_anew_before_the_trigger_is_who_is_hit(scratch: Path, victim: Victim, labs: list[Lab]) -> None:
-    """A target that came back as another process between arming and firing is hit, and the first is not; nothing is left."""
-    lab = started(labs, scratch, victim, [plan_fault("process-pause")])
-    other = Victim()
-    try:
-        register(lab.registry, "train1", other.who)
-        wait_until(lambda: len(lab.history("armed")) == 2, "it is armed anew")
-        seam = Seam(lab.seam)
-        seam.reach("train", 3)
-        assert other.state == "T" and victim.state != "T"
-        seam.close()
-        assert lab.stop() == 0
-        assert other.state != "T" and not lab.history("invalid")
-        assert [line["what"] for line in lab.history() if line["what"] in ("fired", "gone")] == ["fired", "gone"]
-        assert list(lab.journal.iterdir()) == []
-    finally:
-        other.close()
-
-
 def test_a_figure_of_the_job_fires(scratch: Path, victim: Victim, labs: list[Lab]) -> None:
     """When the job writes that its rate has fallen below the bound, the fault is done, without any announcement."""
     stats = scratch / "stats"
