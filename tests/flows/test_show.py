@@ -51,10 +51,17 @@ def enter(paths: RunPaths, stage: str, step: int) -> None:
         file.write(json.dumps(line) + "\n")
 
 
+def heed_interrupts() -> None:
+    """A shell that runs the tests in the background has told its children to take no notice of Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def on_a_terminal(act: Callable[[subprocess.Popen[bytes], str], bool]) -> tuple[int, str]:
     """Follow on a pseudo-terminal; ``act`` is called with all that was drawn until it returns True. Exit code and drawing."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(COMMAND, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    process = subprocess.Popen(
+        COMMAND, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=heed_interrupts
+    )
     os.close(theirs)
     drawn, acted = b"", False
     with suppress(OSError):  # EIO: the terminal's other end is closed
