@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.job, pytest.mark.timeout(1200)]
 NO_RAY = """
 from rlhf import ray_nodes
 whole = ray_nodes.environment
-ray_nodes.environment = lambda folder: whole(folder) | {"PYTHONPATH": f"SHADOW:{whole(folder)['PYTHONPATH']}"}
+ray_nodes.environment = lambda *a, **k: whole(*a, **k) | {"PYTHONPATH": f"SHADOW:{whole(*a, **k)['PYTHONPATH']}"}
 """
 TAKEN_PORT = """
 import socket

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -58,13 +61,21 @@ def test_a_machine_without_nfs_says_so(tmp_path):
         assert all(counts["in_flight"] >= 0 for _, counts in mounts_of(MOUNTSTATS[:end]))
 
 
-@pytest.fixture
-def sync(tmp_path):
+@contextmanager
+def syncing(tmp_path):
     source = SyncSource(tmp_path / "recover", 5.0)
-    yield source
-    if source._writer:
-        os.kill(source._writer.pid, signal.SIGCONT)
-    source.close()
+    try:
+        yield source
+    finally:
+        if source._writer:
+            os.kill(source._writer.pid, signal.SIGCONT)
+        source.close()
+
+
+def alone(check, tmp_path):
+    """Where no library is that starts threads in forked children, as gRPC does, once another test has imported it."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(check, tmp_path).result(120)
 
 
 def told(source: SyncSource, mono_s: float) -> list[float | None]:
@@ -77,42 +88,57 @@ def told(source: SyncSource, mono_s: float) -> list[float | None]:
         time.sleep(0.02)
 
 
-def test_a_write_is_timed_and_one_that_hangs_is_told_as_waiting(sync, tmp_path):
+def test_a_write_is_timed_and_one_that_hangs_is_told_as_waiting(tmp_path):
     """No folder, no rows; then a time; between writes nothing; one that does not end is seen waiting, then answered."""
-    assert list(sync.read(0.0)) == []
-    folder = tmp_path / "recover"
-    folder.mkdir()
-    assert 0 < told(sync, 1.0)[0] < 60
-    assert (folder / FILE).stat().st_size == 4096 and list(sync.read(5.9)) == []
-    os.kill(sync._writer.pid, signal.SIGSTOP)
-    assert list(sync.read(6.0)) == []
-    for mono_s, waited_s in ((9.0, 3.0), (60.0, 54.0)):
-        ((_, component, metrics, values),) = sync.read(mono_s)
-        assert (component, metrics, values) == ("recover", SYNC_METRICS, [None, waited_s])
-    os.kill(sync._writer.pid, signal.SIGCONT)
-    assert told(sync, 61.0)[0] > 0
-    writer = sync._writer
-    sync.close()
-    assert not Path(f"/proc/{writer.pid}").exists() and list(folder.iterdir()) == []
+    alone(hang, tmp_path)
 
 
-def test_a_write_that_fails_is_missed_and_a_writer_that_ended_is_replaced(sync, tmp_path):
+def hang(tmp_path):
+    with syncing(tmp_path) as sync:
+        assert list(sync.read(0.0)) == []
+        folder = tmp_path / "recover"
+        folder.mkdir()
+        assert 0 < told(sync, 1.0)[0] < 60
+        assert (folder / FILE).stat().st_size == 4096 and list(sync.read(5.9)) == []
+        os.kill(sync._writer.pid, signal.SIGSTOP)
+        assert list(sync.read(6.0)) == []
+        for mono_s, waited_s in ((9.0, 3.0), (60.0, 54.0)):
+            ((_, component, metrics, values),) = sync.read(mono_s)
+            assert (component, metrics, values) == ("recover", SYNC_METRICS, [None, waited_s])
+        os.kill(sync._writer.pid, signal.SIGCONT)
+        assert told(sync, 61.0)[0] > 0
+        writer = sync._writer
+        sync.close()
+        assert not Path(f"/proc/{writer.pid}").exists() and list(folder.iterdir()) == []
+
+
+def test_a_write_that_fails_is_missed_and_a_writer_that_ended_is_replaced(tmp_path):
     """A folder that refuses: null. A writer that was killed: null, and the next write is another's."""
-    (tmp_path / "recover" / FILE).mkdir(parents=True)
-    assert told(sync, 1.0) == [None, 0.0]
-    first = sync._writer
-    os.kill(first.pid, signal.SIGKILL)
-    assert told(sync, 10.0) == [None, 0.0]
-    (tmp_path / "recover" / FILE).rmdir()
-    assert told(sync, 20.0)[0] > 0 and sync._writer is not first
+    alone(fail, tmp_path)
 
 
-def test_without_a_process_to_spare_a_write_is_missed(sync, tmp_path, monkeypatch):
+def fail(tmp_path):
+    with syncing(tmp_path) as sync:
+        (tmp_path / "recover" / FILE).mkdir(parents=True)
+        assert told(sync, 1.0) == [None, 0.0]
+        first = sync._writer
+        os.kill(first.pid, signal.SIGKILL)
+        assert told(sync, 10.0) == [None, 0.0]
+        (tmp_path / "recover" / FILE).rmdir()
+        assert told(sync, 20.0)[0] > 0 and sync._writer is not first
+
+
+def test_without_a_process_to_spare_a_write_is_missed(tmp_path):
     """No child can be made: null, at every beat of its own, and it is tried again."""
-    (tmp_path / "recover").mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr("telemetry.sync.os.fork", lambda: (_ for _ in ()).throw(BlockingIOError(11, "no more processes")))
-        before = len(list(Path("/proc/self/fd").iterdir()))
-        assert list(sync.read(1.0)) == [("machine", "recover", SYNC_METRICS, [None, 0.0])]
-        assert list(sync.read(2.0)) == [] and len(list(Path("/proc/self/fd").iterdir())) == before
-    assert told(sync, 10.0)[0] > 0
+    alone(spare, tmp_path)
+
+
+def spare(tmp_path):
+    with syncing(tmp_path) as sync:
+        (tmp_path / "recover").mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("telemetry.sync.os.fork", lambda: (_ for _ in ()).throw(BlockingIOError(11, "no more processes")))
+            before = len(list(Path("/proc/self/fd").iterdir()))
+            assert list(sync.read(1.0)) == [("machine", "recover", SYNC_METRICS, [None, 0.0])]
+            assert list(sync.read(2.0)) == [] and len(list(Path("/proc/self/fd").iterdir())) == before
+        assert told(sync, 10.0)[0] > 0
