@@ -92,7 +92,10 @@ def decode(data: bytes | memoryview, schema: pa.Schema) -> pa.Table:
     try:
         file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=by_number)
         version = version_of(file.schema_arrow, schema)
-        return migrate(file.read(), table_of(schema), version, today(schema)).select(schema.names).cast(schema)
+        # By this thread alone: Arrow's pool may let go of our bytes after it has answered, and a thread that then finds the
+        # interpreter ended takes the process down with it.
+        rows = file.read(use_threads=False)
+        return migrate(rows, table_of(schema), version, today(schema)).select(schema.names).cast(schema)
     except SegmentError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:

@@ -64,6 +64,28 @@ def test_a_full_disk_loses_nothing_that_was_there(tmp_path):
     assert told == [f"cannot store {appended - amid} rows of table metrics: the disk is full; earlier segments are intact"]
 
 
+READS_AND_ENDS = """
+import os, sys
+from pathlib import Path
+from storage.reader import read_table
+from storage.schemas import METRICS
+from storage.writer import TableWriter
+folder = Path(sys.argv[1])
+with TableWriter(folder, METRICS) as writer:
+    writer.append({"value": [0.5] * 2000})
+before = set(os.listdir("/proc/self/task"))
+rows, _ = read_table(folder, METRICS)
+print(rows.num_rows, len(set(os.listdir("/proc/self/task")) - before))
+"""
+
+
+def test_reading_starts_no_thread_that_outlives_the_interpreter(tmp_path):
+    """Whoever reads a table and ends leaves no thread of Arrow's with its bytes: one of them aborted the process at its end."""
+    words = [sys.executable, "-c", READS_AND_ENDS, str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "2000 0\n"
+
+
 STEADY = """
 import sys, time
 from pathlib import Path
