@@ -24,8 +24,13 @@ MODULES = {
     "worst-z": "worst_z",
     "peer-outlier": "peer_outlier",
     "stage-deadline": "stage_deadline",
+    "baro-two-sided": "baro_two_sided",
     "causal": "causal",
 }
+#: Methods of RCAEval, which run in an environment of their own (`diagnosis.environment`) and are offered where that is.
+RCAEVAL = {"rcaeval-baro": "rcaeval_baro", "rcaeval-nsigma": "rcaeval_nsigma", "rcaeval-circa": "rcaeval_circa"}
+#: The tiers that have metrics.
+METRICS = ("T2", "T3")
 #: The tiers on which each is asked when nobody says which: where it has something to read that the tier below has not.
 ASKED_ON: dict[str, tuple[str, ...]] = {
     "random": ("T0",),
@@ -37,8 +42,14 @@ ASKED_ON: dict[str, tuple[str, ...]] = {
     "worst-z": ("T2", "T3"),
     "peer-outlier": ("T2", "T3"),
     "stage-deadline": ("T0", "T2"),
+    "baro-two-sided": METRICS,
     "causal": ("T0", "T1", "T2", "T3"),
 }
+
+
+def tiers_of(name: str) -> tuple[str, ...]:
+    """The tiers on which a diagnoser is asked when nobody says which."""
+    return ASKED_ON.get(name, METRICS)
 
 
 def main(argv: list[str]) -> int:

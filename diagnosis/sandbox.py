@@ -16,7 +16,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from diagnosis.answer import MalformedAnswerError, parse_diagnosis
-from diagnosis.run import MODULES
+from diagnosis.environment import Interpreter, interpreter_of, own_interpreter
+from diagnosis.run import MODULES, RCAEVAL
 from storage.records import Diagnosis
 
 ROOM = Path(__file__).resolve().parent
@@ -72,25 +72,38 @@ class Attempt:
 
 def builtin(name: str) -> Path:
     """The file of a diagnoser that comes with the lab. Raises ValueError naming the known ones."""
-    if name not in MODULES:
-        raise ValueError(f"no diagnoser {name!r}; there are {', '.join(MODULES)}")
-    return ROOM / "diagnosers" / f"{MODULES[name]}.py"
+    known = MODULES | RCAEVAL
+    if name not in known:
+        raise ValueError(f"no diagnoser {name!r}; there are {', '.join(known)}")
+    return ROOM / "diagnosers" / f"{known[name]}.py"
 
 
-def attempt(diagnoser: Path, evidence: Path, tier: str, limits: Limits | None = None) -> Attempt:
+def limits_of(name: str) -> Limits:
+    """What a diagnoser by this name may use: RCAEval's libraries take seconds to be loaded."""
+    return Limits(wall_s=90.0, cpu_s=60) if name in RCAEVAL else Limits()
+
+
+def attempt_by(name: str, evidence: Path, tier: str) -> Attempt:
+    """Run a diagnoser that comes with the lab, with its interpreter. Raises ValueError where there is none of either."""
+    return attempt(builtin(name), evidence, tier, limits_of(name), interpreter_of(name))
+
+
+def attempt(
+    diagnoser: Path, evidence: Path, tier: str, limits: Limits | None = None, interpreter: Interpreter | None = None
+) -> Attempt:
     """Run a diagnoser on a tier of the case in ``evidence``: a Python file with a ``diagnose`` function, or any program.
 
     A program (whatever does not end in .py) is executed as it is and speaks `diagnosis.channel`'s lines.
     """
-    limits = limits or Limits()
-    isolation = "namespaces" if namespaces_allowed() and _is_hidden(evidence) else "process"
+    limits, interpreter = limits or Limits(), interpreter or own_interpreter()
+    isolation = "namespaces" if namespaces_allowed() and _is_hidden(evidence, interpreter) else "process"
     with tempfile.TemporaryDirectory(prefix="case-") as folder:
         place = Path(folder)
         at = Path("/") if isolation == "namespaces" else place
         (place / "code").mkdir()
-        argv = _program(diagnoser, place / "code", at / "code")
+        argv = _program(diagnoser, place / "code", at / "code", interpreter)
         _open_to_nobody(place)
-        command = _command(place, argv, limits, isolation)
+        command = _command(place, argv, limits, isolation, interpreter)
         begun = time.monotonic()
         ended = _converse(command, _server(evidence, tier, limits, place / "result"), place, limits.wall_s)
         wall_s = time.monotonic() - begun
@@ -105,14 +118,15 @@ def namespaces_allowed() -> bool:
     with tempfile.TemporaryDirectory(prefix="case-") as folder:
         place = Path(folder)
         (place / "code").mkdir()
-        command = _command(place, [*_python(), "-c", ""], Limits(), "namespaces")
+        own = own_interpreter()
+        command = _command(place, [*own.command, "-c", ""], Limits(), "namespaces", own)
         try:
             return subprocess.run(command, capture_output=True, timeout=Limits().wall_s, check=False).returncode == 0
         except (OSError, subprocess.TimeoutExpired):
             return False
 
 
-def _program(diagnoser: Path, code: Path, inside: Path) -> list[str]:
+def _program(diagnoser: Path, code: Path, inside: Path, interpreter: Interpreter) -> list[str]:
     """Copy the diagnoser's code; answer how it is started from there."""
     if diagnoser.suffix != ".py":
         shutil.copyfile(diagnoser, code / diagnoser.name)
@@ -124,7 +138,7 @@ def _program(diagnoser: Path, code: Path, inside: Path) -> list[str]:
     for package in ("diagnosis", "diagnosis/diagnosers", "storage"):
         (code / package / "__init__.py").touch()
     shutil.copyfile(diagnoser, code / "diagnosis/diagnosers" / diagnoser.name)
-    return [*_python(), "-m", "diagnosis.run", diagnoser.stem]
+    return [*interpreter.command, "-m", "diagnosis.run", diagnoser.stem]
 
 
 def _needed(*files: Path) -> set[str]:
@@ -153,38 +167,30 @@ def _namespaces() -> list[str]:
     return ["unshare", *user, "--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child"]
 
 
-def _interpreter() -> tuple[str, str]:
-    """(interpreter outside any virtual environment, the folder it needs)."""
-    return str(Path(getattr(sys, "_base_executable", sys.executable)).resolve()), sys.base_prefix
-
-
-def _python() -> list[str]:
-    return [_interpreter()[0], "-S", "-s", "-B"]
-
-
-def _is_hidden(evidence: Path) -> bool:
+def _is_hidden(evidence: Path, interpreter: Interpreter) -> bool:
     """The run must not lie in a folder that the sandbox shows, else the truth would be seen through it."""
-    return not any(evidence.resolve().is_relative_to(shown) for shown in (*SYSTEM, _interpreter()[1]))
+    return not any(evidence.resolve().is_relative_to(Path(shown).resolve()) for shown in (*SYSTEM, *interpreter.folders))
 
 
 def _server(evidence: Path, tier: str, limits: Limits, result: Path) -> list[str]:
     budget = json.dumps({"calls": limits.calls, "bytes": limits.served_bytes})
-    return [*_python(), "-m", "diagnosis.serve", str(evidence), tier, budget, str(result)]
+    return [*own_interpreter().command, "-m", "diagnosis.serve", str(evidence), tier, budget, str(result)]
 
 
-def _command(place: Path, argv: list[str], limits: Limits, isolation: str) -> list[str]:
+def _command(place: Path, argv: list[str], limits: Limits, isolation: str, interpreter: Interpreter) -> list[str]:
     """Write the second stage's orders and answer the command that follows them: ``argv``, in the sandbox."""
     inside = isolation == "namespaces"
     at = Path("/") if inside else place
     for name in ("root", "work"):
         (place / name).mkdir()
-    shown = {path: path for path in dict.fromkeys((*SYSTEM, _interpreter()[1])) if Path(path).exists()}
+    shown = {path: path for path in dict.fromkeys((*SYSTEM, *interpreter.folders)) if Path(path).exists()}
+    usual = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(at / "code"), "HOME": str(at / "work")}
     spec = {
         "root": str(place / "root") if inside else "",
         "binds": {**shown, str(place / "code"): "/code"},
         "cwd": str(at / "work"),
         "argv": argv,
-        "env": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(at / "code"), "HOME": str(at / "work")},
+        "env": {**usual, **interpreter.env},
         "limits": {
             "CPU": limits.cpu_s,
             "AS": limits.memory_bytes,
@@ -194,7 +200,8 @@ def _command(place: Path, argv: list[str], limits: Limits, isolation: str) -> li
         },
     }
     (place / "spec.json").write_text(json.dumps(spec))
-    return [*(_namespaces() if inside else []), *_python(), "-E", str(ROOM / "jail.py"), str(place / "spec.json")]
+    jail = [*own_interpreter().command, "-E", str(ROOM / "jail.py"), str(place / "spec.json")]
+    return [*(_namespaces() if inside else []), *jail]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from diagnosis.run import ASKED_ON, MODULES
-from diagnosis.sandbox import Attempt, attempt, builtin
+from diagnosis.environment import interpreter_of, offered
+from diagnosis.run import tiers_of
+from diagnosis.sandbox import Attempt, attempt_by, builtin
 from diagnosis.vocabulary import TIERS
 from storage.layout import RunPaths
 from storage.records import SCHEMA_VERSION, to_dict
@@ -18,17 +19,21 @@ from tasks.answers import is_revealed, keep_answer
 def diagnose_run(
     paths: RunPaths, names: Iterable[str] | None = None, tiers: Iterable[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Run diagnosers on tiers (default: all, each on its own); returns what was written to ``answers/<diagnoser>-<tier>.json``.
+    """Run diagnosers on tiers (default: all that are offered here, each on its own); returns what was written to
+    ``answers/<diagnoser>-<tier>.json``.
 
     A diagnoser that fails has an answer without a diagnosis and with the reason. Raises ValueError for an unknown name or
-    tier, for evidence that is not as it was sealed, and for a case that is revealed. An answer given after the score was
-    written is marked as such.
+    tier, for a diagnoser without its environment, for evidence that is not as it was sealed, and for a case that is revealed.
+    An answer given after the score was written is marked as such.
     """
-    files = {name: builtin(name) for name in (MODULES if names is None else names)}
-    levels = ASKED_ON if tiers is None else dict.fromkeys(files, tuple(tiers))
+    files = {name: builtin(name) for name in (offered() if names is None else names)}
+    asked = None if tiers is None else tuple(tiers)
+    levels = {name: tiers_of(name) if asked is None else asked for name in files}
     unknown = [tier for name in files for tier in levels[name] if tier not in TIERS]
     if unknown:
         raise ValueError(f"no tier {unknown[0]!r}; there are {', '.join(TIERS)}")
+    for name in files:
+        interpreter_of(name)
     if is_revealed(paths):
         raise ValueError(f"run {paths.run_id} is revealed: no answer counts any more")
     problems = verify_seal(paths)
@@ -37,7 +42,7 @@ def diagnose_run(
     kept = []
     for name, file in files.items():
         for tier in levels[name]:
-            came = attempt(file, paths.evidence, tier)
+            came = attempt_by(name, paths.evidence, tier)
             kept.append(keep_answer(paths, answer_of(paths, name, tier, came, sha256_file(file)), came.calls))
     return kept
 

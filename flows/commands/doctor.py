@@ -23,9 +23,12 @@ def doctor(as_json: bool, serving: bool) -> None:
 
 
 def _backends() -> list[dict[str, Any]]:
-    from injection.preflight import checks
+    from diagnosis.environment import rcaeval_missing
+    from injection.preflight import Check, checks
 
-    return [asdict(check) for check in checks()]
+    missing = rcaeval_missing()
+    methods = Check("rcaeval", not missing, missing or "diagnosers rcaeval-baro, rcaeval-nsigma and rcaeval-circa")
+    return [asdict(check) for check in (*checks(), methods)]
 
 
 def _serving() -> list[dict[str, Any]]:

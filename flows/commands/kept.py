@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -72,20 +73,47 @@ def gc(keep: str, dry_run: bool, as_json: bool) -> None:
 
 
 @click.command("export")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
 @click.argument("target", metavar="FILE|FOLDER|URI")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["archive", "rcaeval"]),
+    default="archive",
+    show_default=True,
+    help="One file with checksums for one RUN, or cases of RCAEval's layout in FOLDER for any number of revealed ones.",
+)
 @as_json
-def export_command(run_id: str, target: str, as_json: bool) -> None:
-    """Write a finished RUN, truth included, as one file with checksums."""
+def export_command(run_ids: tuple[str, ...], target: str, form: str, as_json: bool) -> None:
+    """Write a finished RUN, truth included, as one file with checksums; or revealed RUNs as cases of RCAEval's layout."""
+    if form == "rcaeval":
+        _export_cases(run_ids, target, as_json)
+        return
     from storage.archive import export_run
 
-    found = export_run(run_id, target)
+    if len(run_ids) != 1:
+        raise click.UsageError("an archive is of one RUN")
+    found = export_run(run_ids[0], target)
     if as_json:
         print_json(found)
         return
     click.echo(f"{found['archive']}: {found['files']} files, {found['bytes']} bytes\nfingerprint {found['fingerprint']}")
     for name in found["left_out"]:
         click.echo(f"left out, no plain file: {name}", err=True)
+
+
+def _export_cases(run_ids: tuple[str, ...], folder: str, as_json: bool) -> None:
+    from storage.catalogue import open_run
+    from storage.layout import run_paths
+    from tasks.export import export_rcaeval
+
+    if "://" in folder:
+        raise click.UsageError("cases are written into a folder of this machine")
+    rows = [export_rcaeval(run_paths(open_run(run_id).run_id), Path(folder)) for run_id in run_ids]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, ["run_id", "rows", "columns", "inject_time", "case"], "")
 
 
 @click.command("import")
