@@ -55,8 +55,8 @@ Method = Callable[[Asked], list[str]]
 def diagnose_by(method: Method, reader: Reader, vocabulary: Vocabulary) -> Diagnosis:
     """What the method's ranking says: services in its order, the stage in force at the alarm, kinds by the figure.
 
-    Nothing is wrong without an alarm; it abstains without metrics, or with too few of them since the alarm. Whatever the
-    method raises is raised.
+    Nothing is wrong without an alarm; it abstains without metrics, or with too few of them. Whatever the method
+    raises is raised.
     """
     if not reader.list_metrics():
         return Diagnosis(fault=False, ranked=(), abstain=True, reason="no metrics in this tier")
@@ -66,9 +66,11 @@ def diagnose_by(method: Method, reader: Reader, vocabulary: Vocabulary) -> Diagn
     if alarm_s is None:
         return Diagnosis(fault=False, ranked=(), reason="no stage was over its deadline, and no error")
     asked = question(reader, vocabulary, story, dict(zip(reader.healthy_runs(), healthy, strict=True)), alarm_s)
-    after = len(next(iter(asked.columns.values()))) - asked.row
-    if after < LEAST_ROWS:
-        return Diagnosis(fault=False, ranked=(), abstain=True, reason=f"{after} row since the alarm, nothing can vary in it")
+    rows = len(next(iter(asked.columns.values())))
+    after = rows - asked.row
+    if min(after, asked.row) < LEAST_ROWS:
+        reason = f"{rows} rows, {after} of them since the alarm: too few to compare"
+        return Diagnosis(fault=False, ranked=(), abstain=True, reason=reason)
     ranked = method(asked)
     # An error that ends the job was raised in the stage before its ending.
     stage = story.at(min(alarm_s, story.ending_s - 0.001))[0]
@@ -98,7 +100,8 @@ def question(reader: Reader, vocabulary: Vocabulary, story: Story, healthy: dict
     draw = random.Random(vocabulary.case_id)  # noqa: S311 - an order that anyone can draw again, no secret
     draw.shuffle(names)
     columns = {name: [value for table in tables for value in held(table[name])] for name in names}
-    since = grid.rows - min(max(grid.row_at(alarm_s), 1), grid.rows - 1)
+    # An error that ends the job at once leaves no rows after it: then the last ones are to be explained.
+    since = min(max(grid.rows - grid.row_at(alarm_s), LEAST_ROWS), grid.rows)
     return Asked(
         columns=columns,
         row=len(columns[names[0]]) - since,

@@ -122,6 +122,15 @@ def test_doctor_names_both_places(tmp_path: Path) -> None:
     assert "virtual-cluster" in call(tmp_path, "doctor").stdout
 
 
+def test_doctor_tells_of_rcaevals_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there beside our own, or it is told how to make it."""
+    for place, there in (("", True), ("/nowhere", False)):
+        monkeypatch.setenv("FAULTLINE_RCAEVAL", place)
+        [row] = [row for row in json.loads(call(tmp_path, "doctor", "--json").stdout) if row["backend"] == "rcaeval"]
+        assert row["available"] is there
+        assert ("make rcaeval" in row["reason"]) is not there
+
+
 def test_a_damaged_run_is_named(tmp_path: Path) -> None:
     """A run folder without manifest is listed as unreadable, with the reason on standard error."""
     (tmp_path / "lab" / "runs" / "r1").mkdir(parents=True)

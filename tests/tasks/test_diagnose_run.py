@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from diagnosis.run import ASKED_ON, MODULES
+from diagnosis.environment import VARIABLE
+from diagnosis.run import ASKED_ON, MODULES, RCAEVAL
 from storage.layout import RunPaths
 from tasks.diagnose import diagnose_run
 from tasks.seal import seal_run
@@ -18,8 +19,9 @@ def run(tmp_path: Path) -> RunPaths:
     return paths
 
 
-def test_every_diagnoser_answers_on_its_tiers(run: RunPaths) -> None:
+def test_every_diagnoser_answers_on_its_tiers(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """One answer for each, written with its effort, its isolation and the hash of the evidence it was given on."""
+    monkeypatch.setenv(VARIABLE, "/nowhere")
     answers = diagnose_run(run)
     assert {(a["diagnoser"], a["tier"]) for a in answers} == {(name, tier) for name in MODULES for tier in ASKED_ON[name]}
     for answer in answers:
@@ -28,6 +30,17 @@ def test_every_diagnoser_answers_on_its_tiers(run: RunPaths) -> None:
         assert kept["diagnosis"] and kept["isolation"] == "namespaces" and not kept["after_score"]
     effort = {(a["diagnoser"], a["tier"]): a["meter"]["lines"] for a in answers}
     assert effort["random", "T0"] == 0 < effort["first-error", "T0"] < effort["first-error", "T1"]
+
+
+def test_what_needs_an_environment_says_so_without_it(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for where its environment is not, a method of RCAEval is refused with how to make that; nothing is written."""
+    monkeypatch.setenv(VARIABLE, "/nowhere")
+    for name in RCAEVAL:
+        with pytest.raises(
+            ValueError, match=f"{name} needs an environment of its own: /nowhere is none; make it with `make rcaeval`"
+        ):
+            diagnose_run(run, ["random", name], ["T0"])
+    assert not run.answers.exists()
 
 
 @pytest.mark.parametrize(
