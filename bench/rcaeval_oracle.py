@@ -1,10 +1,10 @@
 """RCAEval's methods on cases exported to its layout, told when the fault began: the oracle track, which no board ever holds.
 
-    .venv-rcaeval/bin/python bench/rcaeval_oracle.py FOLDER [METHOD...]
+    .venv-rcaeval/bin/python -m bench.rcaeval_oracle FOLDER [METHOD...]
 
-Runs in RCAEval's own environment and imports nothing of the lab's. Loader, methods and scorer are RCAEval's as they are. A
-method that fails is counted as wrong; the SLI is the controller's latency, never the faulty service's. Prints a JSON line a
-case and method, and one a method with accuracy by service and by column, beside what chance would get.
+Runs in RCAEval's own environment. Loader, methods and scorer are RCAEval's as they are. A method that fails is counted as
+wrong; the SLI is the controller's latency, never the faulty service's; a graph is learnt of columns that do not follow from one
+another. Prints a JSON line a case and method, and one a method with accuracy by service and by column, beside chance.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from RCAEval.e2e.baro import baro
 from RCAEval.e2e.circa import circa
 from RCAEval.utility import read_data
 
+from diagnosis.rcaeval import FALLBACK, independent
+
 METHODS: dict[str, Callable[..., dict[str, Any]]] = {"baro": baro, "nsigma": nsigma, "circa": circa}
 #: In which figure RCAEval's scorer looks for a fault.
 FIGURES = {"cpu": "cpu", "mem": "mem", "disk": "diskio", "delay": "latency", "loss": "latency", "socket": "socket"}
-FALLBACK = "returning the unranked column order"
 
 
 def cases(folder: Path) -> Iterator[tuple[Path, Node]]:
@@ -47,6 +48,8 @@ def ask(name: str, case: Path) -> tuple[list[Node], int, str]:
     draw = np.random.RandomState(sum(map(ord, str(case))))
     draw.shuffle(names)
     np.random.seed(draw.randint(1 << 31))
+    if name == "circa":
+        names = list(independent({column: table[column].tolist() for column in names}))
     inject_time = int((case / "inject_time.txt").read_text())
     with redirect_stderr(io.StringIO()) as said:
         try:

@@ -30,9 +30,9 @@ def in_its_environment(code: str, told: Any = None) -> Any:
 
 
 def oracle(folder: Path) -> list[dict[str, Any]]:
-    """What `bench/rcaeval_oracle.py` tells of the cases in a folder, line by line."""
+    """What `bench.rcaeval_oracle` tells of the cases in a folder, line by line."""
     interpreter = interpreter_of("rcaeval-baro")
-    command = [*interpreter.command, "bench/rcaeval_oracle.py", str(folder)]
+    command = [*interpreter.command, "-m", "bench.rcaeval_oracle", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
