@@ -26,6 +26,8 @@ Column = list[float | None]
 class Figure:
     """What a column tells of a service: which metrics, how those of one moment are made one, and what silence means.
 
+    ``unit`` is how much of the metrics' own is one: memory stays in bytes, which RCAEval itself divides by a million, and rates
+    are in megabytes, since a column that is mostly the same is scored in its own unit, and then bytes outweigh everything.
     ``rest`` stands in rows in which none of them told anything, although the service has the column. ``ends``: nothing more is
     told of it because the process is gone, and then it has none.
     """
@@ -33,6 +35,7 @@ class Figure:
     name: str
     metrics: str
     combine: Callable[[Iterable[float]], float]
+    unit: float = 1.0
     rest: float | None = None
     ends: bool = False
 
@@ -40,9 +43,9 @@ class Figure:
 FIGURES = (
     Figure("cpu", r"cpu_ratio", sum, ends=True),
     Figure("mem", r"rss_bytes", sum, ends=True),
-    Figure("diskio", r"(read|write)_bytes_per_s", sum, ends=True),
+    Figure("diskio", r"(read|write)_bytes_per_s", sum, unit=1e6, ends=True),
     Figure("socket", r"link_connections", sum, ends=True),
-    Figure("workload", r"link_(acked|received)_bytes_per_s", sum, rest=0.0),
+    Figure("workload", r"link_(acked|received)_bytes_per_s", sum, unit=1e6, rest=0.0),
     Figure("latency", r"link_rtt_s|rpc/\w+/latency_s|timeperf/(?!e2e|init|cleanup)\w+", max),
     Figure("error", r"rpc/\w+/failed_count", sum, rest=0.0),
 )
@@ -141,4 +144,7 @@ def _combined(figure: Figure, parts: list[dict[int, float]], rows: int) -> Colum
     last = max(row for one in parts for row in one)
     # A row may be missed between two beats; two in a row, and it is over.
     gone = last + 2 if figure.ends else rows
-    return [figure.combine(values) if values else 0.0 if row >= gone else figure.rest for row, values in enumerate(told)]
+    return [
+        figure.combine(values) / figure.unit if values else 0.0 if row >= gone else figure.rest
+        for row, values in enumerate(told)
+    ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from diagnosis.environment import offered
 from storage.jsonlines import read_json_lines
 from tasks.benchmark import run_by_case
 from tasks.diagnose import diagnose_run
@@ -33,7 +34,7 @@ def measure(
         log.write(json.dumps(opened) + "\n")
     before = [line for line in read_json_lines(out / OPENINGS)[0] if line["split"] == split]
     progress(f"split {split}: opened {len(before)} times so far, this one included")
-    chosen = {key: value for key, value in (("names", names), ("tiers", tiers)) if value}
+    chosen = {"names": names or offered()} | ({"tiers": tiers} if tiers else {})
     scores = []
     for number, case in enumerate(wanted, 1):
         diagnose_run(runs[case], **chosen)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from diagnosis.environment import interpreter_of, offered
-from diagnosis.run import tiers_of
+from diagnosis.environment import interpreter_of
+from diagnosis.run import MODULES, tiers_of
 from diagnosis.sandbox import Attempt, attempt_by, builtin
 from diagnosis.vocabulary import TIERS
 from storage.layout import RunPaths
@@ -19,14 +19,16 @@ from tasks.answers import is_revealed, keep_answer
 def diagnose_run(
     paths: RunPaths, names: Iterable[str] | None = None, tiers: Iterable[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Run diagnosers on tiers (default: all that are offered here, each on its own); returns what was written to
-    ``answers/<diagnoser>-<tier>.json``.
+    """Run diagnosers on tiers (default: each on its own); returns what was written to ``answers/<diagnoser>-<tier>.json``.
+
+    Who is asked when nobody is named are those that need nothing but the lab: an experiment must not take longer, or end
+    otherwise, where RCAEval's environment happens to be. Those of `diagnosis.environment.offered` are asked by name.
 
     A diagnoser that fails has an answer without a diagnosis and with the reason. Raises ValueError for an unknown name or
     tier, for a diagnoser without its environment, for evidence that is not as it was sealed, and for a case that is revealed.
     An answer given after the score was written is marked as such.
     """
-    files = {name: builtin(name) for name in (offered() if names is None else names)}
+    files = {name: builtin(name) for name in (MODULES if names is None else names)}
     asked = None if tiers is None else tuple(tiers)
     levels = {name: tiers_of(name) if asked is None else asked for name in files}
     unknown = [tier for name in files for tier in levels[name] if tier not in TIERS]

@@ -56,8 +56,18 @@ def test_no_python_is_named(tmp_path: Path) -> None:
 def test_help_names_every_target() -> None:
     """`make help` lists each target that is meant to be called."""
     told = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
-    for target in ("fault-matrix", "test", "test-all", "test-quick", "check", "lock", "clean"):
+    for target in ("rcaeval", "fault-matrix", "test", "test-all", "test-quick", "check", "lock", "clean"):
         assert f"make {target} " in told
+
+
+@pytest.mark.parametrize("target", ["test", "test-quick", "test-all"])
+def test_tests_bring_what_they_need(target: str, tmp_path: Path) -> None:
+    """Each target that runs tests makes RCAEval's environment first, beside ours: no test is left out for want of it."""
+    words = ["make", "-n", target, f"VENV={tmp_path / 'venv'}"]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    told = subprocess.run(words, cwd=ROOT, env=plain, capture_output=True, text=True, timeout=60).stdout
+    made = f"{tmp_path / 'venv-rcaeval'}/bin/python -m pip"
+    assert 0 < told.find(made) < told.find("-m pytest") and "requirements-rcaeval.lock" in told
 
 
 def test_ci_script_is_sound() -> None:

@@ -48,7 +48,7 @@ def build(out: Path, stored: bool, **wanted: Any) -> None:
 @benchmark.command()
 @click.argument("out", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--split", help="One split alone.  [default: development]", default="development")
-@click.option("--diagnoser", "names", multiple=True, help="May be given often.  [default: all]")
+@click.option("--diagnoser", "names", multiple=True, help="May be given often.  [default: all that can be asked here]")
 @click.option("--tier", "tiers", multiple=True, help="May be given often.  [default: all]")
 @as_json
 def run(out: Path, split: str, names: tuple[str, ...], tiers: tuple[str, ...], as_json: bool) -> None:

@@ -83,7 +83,10 @@ def _moved_row(movement: Any) -> dict[str, Any]:
 @click.command()
 @runs_argument
 @click.option(
-    "--diagnoser", "names", multiple=True, help="May be given often; `chat` is a language model.  [default: all programs]"
+    "--diagnoser",
+    "names",
+    multiple=True,
+    help="May be given often; `chat` is a language model.  [default: all but chat and rcaeval-*]",
 )
 @click.option("--tier", "tiers", multiple=True, help="T0 to T3; may be given often.  [default: where each has more to read]")
 @click.option(

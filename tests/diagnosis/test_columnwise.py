@@ -43,6 +43,15 @@ def test_a_fall_is_seen_by_two_sides_alone() -> None:
     assert ranking(rose)[0] == "w-a01_cpu" == ranking(rose, float)[0]
 
 
+def test_a_stall_is_seen() -> None:
+    """Who fell silent for good is constant since the alarm: the published way leaves it out, ours blames it."""
+    stalled = asked_of(hung_job())
+    column = stalled.columns["w-a01_cpu"]
+    column[stalled.row :] = [0.0] * (len(column) - stalled.row)
+    assert ranking(stalled)[0] == "w-a01_cpu"
+    assert "w-a01_cpu" not in ranking(stalled, float, still=False)
+
+
 def test_the_answer_is_in_the_labs_words() -> None:
     """Component of the column, stage in force at the alarm, kind by the figure, and the alarm itself."""
     said = baro_two_sided.diagnose(hung_job(), vocabulary())

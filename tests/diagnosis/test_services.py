@@ -33,13 +33,13 @@ def test_silence_means_what_it_means() -> None:
     alive = [sample for sample in every_tick(0.5) if sample[0] not in (0.5, 0.75)]
     series = {
         "cpu_ratio": {"train0": alive, "train1": every_tick(0.5)[:6]},
-        "link_acked_bytes_per_s": {"train1>metaserver:weights": [(1.0, 800.0)]},
+        "link_acked_bytes_per_s": {"train1>metaserver:weights": [(1.0, 8e5)]},
         "rpc/train_batch/latency_s": {"train1": [(0.5, 0.2), (2.0, 0.6)]},
     }
     table = service_table(series, ["train0", "train1"], GRID)
     assert table["train0_cpu"][1:5] == [0.5, None, None, 0.5] and held(table["train0_cpu"]) == [0.5] * 12
     assert table["train1_cpu"][5:] == [0.5, None, 0.0, 0.0, 0.0, 0.0, 0.0]
-    assert table["train1_workload"] == [800.0 if row == 4 else 0.0 for row in range(12)]
+    assert table["train1_workload"] == [0.8 if row == 4 else 0.0 for row in range(12)]
     assert held(table["train1_latency"]) == [0.2] * 8 + [0.6] * 4
 
 
