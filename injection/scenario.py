@@ -279,6 +279,20 @@ def load_scenario(
     scenario claims of its arms it does not claim of another workload.
     """
     data, lines = read_yaml(path)
+    return check_scenario(data, lines, path, job_keys, timeout_names, check_posture, workload, sources)
+
+
+def check_scenario(
+    data: Any,
+    lines: Lines,
+    path: Path,
+    job_keys: Collection[str] = (),
+    timeout_names: Collection[str] = (),
+    check_posture: Callable[[dict[str, Any]], object] = dict,
+    workload: str | None = None,
+    sources: Collection[str] = (),
+) -> Scenario:
+    """`load_scenario` of what was read already, or never was in a file (then `path` is the name that refusals tell)."""
     _number_faults(data)
     if workload and isinstance(data, dict) and workload != data.get("workload", "grpo"):
         data["workload"] = workload

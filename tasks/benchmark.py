@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnosis.vocabulary import TIERS
+from injection.sweep import HELD_OUT, split_of, sweep_cells
 from storage import truth
 from storage.layout import RunPaths, runs_dir
 from storage.manifest import Manifest, load_manifest
@@ -33,6 +34,7 @@ from tasks.seal import seal_run
 QUIET_SHARE = 0.3
 CONTROL = "control"
 DEVELOPMENT, HELD_OUT_SEED, HELD_OUT_SCENARIO = "development", "held-out-seed", "held-out-scenario"
+HELD_OUT_SWEEP = "held-out-sweep"
 #: How often a cell is run when its runs come out invalid.
 TRIES = 2
 
@@ -56,9 +58,11 @@ class Wanted:
     held_out: tuple[str, ...] = ()
 
     def split(self, cell: Cell) -> str:
-        """The split of a case."""
+        """The split of a case. Of the sweep the cell's name decides, whatever was asked."""
         if cell.scenario in self.held_out:
             return HELD_OUT_SCENARIO
+        if cell.scenario in sweep_cells() and split_of(cell.scenario) == HELD_OUT:
+            return HELD_OUT_SWEEP
         return HELD_OUT_SEED if cell.seed >= self.held_out_from else DEVELOPMENT
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from injection.draw import resolve, resolve_expected
 from injection.preflight import best_place
 from injection.procfs import identity
-from injection.scenario import Scenario
+from injection.scenario import Scenario, check_scenario
 from injection.scenario import load_scenario as read_scenario
+from injection.sweep import PREFIX, sweep_cells
 from rlhf.config import HARDENED, JobConfig, Posture, Timeouts, job_config
 from storage import truth
 from storage.canonical import canonical_bytes
@@ -57,17 +58,22 @@ def scenario_path(name: str) -> Path:
     shipped = SCENARIOS / f"{name}.yaml"
     if not shipped.is_file():
         known = ", ".join(sorted(path.stem for path in SCENARIOS.glob("*.yaml")))
-        raise ValueError(f"unknown scenario {name!r}; known: {known} (or give a path ending in .yaml)")
+        others = f"or a cell of the sweep ({PREFIX}...), or give a path ending in .yaml"
+        raise ValueError(f"unknown scenario {name!r}; known: {known} ({others})")
     return shipped
 
 
 def load_scenario(name: str | Path, workload: str | None = None) -> Scenario:
     """Read and check a scenario by name or path; every mistake is a ValueError naming key, file and line.
 
-    With another `workload` than its own it is refused where it uses a stage or a worker that this one does not have.
+    A cell of the sweep is checked like a file. With another `workload` than its own a scenario is refused where it uses a
+    stage or a worker that this one does not have.
     """
     job_keys, timeouts = ([field.name for field in fields(kind)] for kind in (JobConfig, Timeouts))
-    return read_scenario(scenario_path(str(name)), job_keys, timeouts, posture_switches, workload, SOURCES)
+    words = (job_keys, timeouts, posture_switches, workload, SOURCES)
+    if cell := sweep_cells().get(str(name)):
+        return check_scenario(cell.scenario(), {(): 1}, Path(cell.name), *words)
+    return read_scenario(scenario_path(str(name)), *words)
 
 
 def posture_switches(told: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,27 @@ def build(out: Path, stored: bool, **wanted: Any) -> None:
 
 
 @benchmark.command()
+@click.option("--split", type=click.Choice(["development", "held-out"]), help="Of this split only.")
+@click.option("--left-out", is_flag=True, help="Instead, what there is no cell of, and why.")
+@as_json
+def cells(split: str | None, left_out: bool, as_json: bool) -> None:
+    """List the sweep's cells: generated scenarios, each kind of fault in each stage, with the split of each."""
+    from injection import sweep
+
+    there = [
+        {"name": cell.name, "kind": cell.kind, "stage": cell.stage, "on": " -> ".join(cell.whom), "split": cell.split}
+        for cell in sweep.sweep_cells().values()
+        if split in (None, cell.split)
+    ]
+    missing = [{"kind": kind, "stage": stage, "reason": reason} for kind, stage, reason in sweep.left_out()]
+    rows = missing if left_out else there
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, list(rows[0]), "no cells")
+
+
+@benchmark.command()
 @click.argument("out", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--split", help="One split alone.  [default: development]", default="development")
 @click.option("--diagnoser", "names", multiple=True, help="May be given often.  [default: all]")

@@ -11,19 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from injection.marks import ScenarioError
+from injection.sweep import sweep_cells
 from rlhf.config import HARDENED, Posture
 from tasks.plan import SCENARIOS, Cell, load_scenario, make_plan, matrix_cells, plan_cell, plan_hash
 from tasks.profiles import PROFILES, SOURCES
 from telemetry.spec import SOURCES as ALL_SOURCES
 
 SHIPPED = sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
+SWEEP = sorted(sweep_cells())
 WITH_BOTH = [name for name in SHIPPED if {"control", "legacy"} <= set(load_scenario(name).arms)]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, *SWEEP])
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_every_shipped_scenario_can_be_planned_in_every_profile(name: str, profile: str) -> None:
-    """What we ship works: each scenario has a plan in each arm and profile, with all draws made."""
+    """What we ship works: each scenario and each cell of the sweep has a plan in each arm and profile, with all draws made."""
     scenario = load_scenario(name)
     for arm in scenario.arms:
         plan = make_plan(scenario, arm, seed=5, profile_name=profile, place="virtual-cluster")
@@ -40,7 +42,7 @@ def without_effect(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), name=st.sampled_from(WITH_BOTH))
+@given(seed=st.integers(0, 10**6), name=st.sampled_from([*WITH_BOTH, *SWEEP]))
 def test_the_arms_of_one_seed_differ_in_the_kind_of_fault_alone(seed: int, name: str) -> None:
     """Target, step and everything else of a control arm are those of the legacy arm; its faults are noops."""
     scenario = load_scenario(name)
@@ -83,6 +85,7 @@ def test_a_matrix_begins_with_healthy_runs_and_holds_every_arm() -> None:
     ("scenario", "arm", "profile", "sentence"),
     [
         ("no-such", "legacy", "smoke", "unknown scenario 'no-such'; known: .*no-fault"),
+        ("sweep-noop-train-train", "legacy", "smoke", "unknown scenario 'sweep-noop-train-train'; .* a cell of the sweep"),
         ("no-fault", "legacy", "smoke", "scenario 'no-fault' has no arm 'legacy'; it has: control"),
         ("no-fault", "control", "huge", "unknown profile 'huge'; known: smoke"),
         ("missing.yaml", "legacy", "smoke", "no such scenario file: missing.yaml"),
