@@ -21,7 +21,8 @@ def benchmark() -> None:
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--cases", type=click.IntRange(min=4), default=200, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=17, show_default=True, help="Fixes which cells are drawn.")
-@click.option("--scenario", "scenarios", multiple=True, required=True, help="By name; may be given often.")
+@click.option("--scenario", "scenarios", multiple=True, help="By name; may be given often.  [default: every shipped one]")
+@click.option("--sweep", is_flag=True, help="And every cell of the sweep (benchmark cells).")
 @click.option("--held-out", "held_out", multiple=True, help="A scenario that is never in the development split.")
 @click.option("--profile", default="smoke", show_default=True, help="How large: smoke, nightly.")
 @click.option("--first-seed", type=int, default=500, show_default=True, help="Seeds of the runs count from here.")
@@ -34,11 +35,15 @@ def benchmark() -> None:
 )
 @click.option("--held-out-from", type=int, default=505, show_default=True, help="Seeds from here on are held out.")
 @click.option("--stored", is_flag=True, help="Take the runs that are there and make no others.")
-def build(out: Path, stored: bool, **wanted: Any) -> None:
+def build(out: Path, stored: bool, sweep: bool, scenarios: tuple[str, ...], **wanted: Any) -> None:
     """Make the set in OUT; what is there already is not made again."""
-    from tasks.benchmark import Wanted, build_set
+    from injection.sweep import sweep_cells
+    from tasks.benchmark import build_set
+    from tasks.cells import Wanted
+    from tasks.plan import shipped_scenarios
 
-    asked = Wanted(**wanted)
+    names = scenarios or shipped_scenarios()
+    asked = Wanted(scenarios=(*names, *(sweep_cells() if sweep else ())), **wanted)
     index = build_set(asked, out, click.echo, run_missing=not stored)
     for missing in index["left_out"]:
         click.echo(f"left out: {missing['cell']}: {missing['reason']}")

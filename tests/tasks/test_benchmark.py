@@ -1,8 +1,9 @@
 import json
 import subprocess
 import sys
-from collections import Counter
+from collections.abc import Iterable
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,47 +11,84 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from injection.scenario import is_control
+from injection.sweep import sweep_cells
 from storage.layout import RunPaths, runs_dir
 from storage.manifest import RunState, end_manifest, start_manifest
 from storage.truth import load_label, load_plan
-from tasks.benchmark import DEVELOPMENT, HELD_OUT_SCENARIO, Wanted, build_set, companions, draw_cells, run_by_case
+from tasks.benchmark import build_set, run_by_case
 from tasks.board import measure
-from tasks.plan import load_scenario
+from tasks.cells import DEVELOPMENT, HELD_OUT_SCENARIO, Wanted, companions, draw_cells, draw_sorts
+from tasks.plan import Cell, load_scenario, plan_cell
 from tests.synthetic_case import end_well, healthy_rows, with_metrics
 from tests.synthetic_job import make_run
 
 #: Reading scenarios is not what is tested here.
 READ_ONCE = cache(load_scenario)
-NAMES = ("weight-sync-link", "rollout-cpu-oom", "worker-kill", "no-fault", "train-oom-masked-literal")
+DECOYS = ("decoy-late-worker", "decoy-busy-neighbour")
+FAULTS = ("weight-sync-link", "rollout-cpu-oom", "worker-kill", "train-oom-masked-literal", *islice(sweep_cells(), 3))
+NAMES = (*FAULTS, "no-fault", *DECOYS)
 
 
 @given(st.integers(4, 300), st.integers(0, 1 << 30), st.sets(st.sampled_from(NAMES[:3]), min_size=1, max_size=2))
 def test_every_draw_keeps_the_rules(cases: int, seed: int, held_out: set[str]) -> None:
-    """As many cells as asked for, none twice, 25-35 % quiet, none a companion, and no held-out scenario in development."""
+    """As many cells as asked for, none twice, 25-35 % without fault, none a companion, no held-out scenario in development."""
     wanted = Wanted(seed=seed, cases=cases, scenarios=NAMES, held_out=tuple(held_out))
-    with patch("tasks.benchmark.load_scenario", READ_ONCE):
-        cells, again, calm = draw_cells(wanted), draw_cells(wanted), companions(wanted)
+    with patch("tasks.cells.load_scenario", READ_ONCE):
+        cells, again, calm, sorts = draw_cells(wanted), draw_cells(wanted), companions(wanted), draw_sorts(wanted)
     assert cells == again
     assert len(cells) == len(set(cells)) == cases
-    assert cases < 20 or 0.25 <= sum(cell.arm == "control" for cell in cells) / cases <= 0.35
-    assert not {cell.seed for cell in cells} & {cell.seed for cell in calm}
+    quiet, decoys = (sum(sort_of(cell) == sort for cell in cells) for sort in ("quiet", "decoy"))
+    assert cases < 20 or (0.25 <= (quiet + decoys) / cases <= 0.35 and quiet > decoys > 0)
+    taken = [cell for sort in sorts for cell in sort.cells]
+    assert len(taken) == len(set(taken)) == 2 * cases and all(
+        sort_of(cell) == sort.name for sort in sorts for cell in sort.cells
+    )
+    assert not {cell.seed for cell in taken} & {cell.seed for cell in calm}
     assert {cell.scenario for cell in cells if wanted.split(cell) == DEVELOPMENT} & held_out == set()
-    told = {(cell.scenario, READ_ONCE(cell.scenario).posture_of(cell.arm)): cell.arm for cell in cells}
-    assert set(told) <= {(name, READ_ONCE(name).posture) for name in NAMES}, "these scenarios have no other control arm"
     assert {wanted.split(cell) for cell in cells if cell.scenario in held_out} <= {HELD_OUT_SCENARIO}
 
 
+def sort_of(cell: Cell) -> str:
+    """Quiet, decoy or faulty, by scenario and arm."""
+    return "quiet" if is_control(cell.arm) else "decoy" if cell.scenario in DECOYS else "faulty"
+
+
+def test_a_posture_never_tells_that_there_is_a_fault() -> None:
+    """Whatever posture a faulty cell has, the same scenario has quiet ones in it, and healthy runs are of each job there is."""
+    wanted = Wanted(seed=1, cases=300, scenarios=NAMES)
+    quiet, _, faulty = draw_sorts(wanted)
+
+    def postures(cells: Iterable[Cell]) -> set[tuple[str, str]]:
+        return {(cell.scenario, READ_ONCE(cell.scenario).posture_of(cell.arm)) for cell in cells}
+
+    assert postures(faulty.cells) <= postures(quiet.cells)
+    assert {plan_cell(cell)["posture"] for cell in companions(wanted)} == {posture for _, posture in postures(quiet.cells)}
+
+
+def test_the_name_of_a_cell_of_the_sweep_decides_its_split() -> None:
+    """A held-out cell is held out at every seed; another follows its seed."""
+    cells = sweep_cells().values()
+    wanted = Wanted(seed=1, cases=10, scenarios=tuple(sweep_cells()))
+    for seed, split in ((503, DEVELOPMENT), (505, "held-out-seed")):
+        told = {cell.name: wanted.split(Cell(cell.name, "legacy", seed, "smoke")) for cell in cells}
+        assert told == {cell.name: split if cell.split == "development" else "held-out-sweep" for cell in cells}
+
+
 def test_nothing_to_draw_is_refused() -> None:
-    """A set of healthy runs alone, or of arms in a posture that has no control, is none."""
-    for names in (("no-fault",), ("train-oom-masked-literal",)):
-        with pytest.raises(ValueError, match="a faulty one in the same posture"):
-            draw_cells(Wanted(seed=1, cases=10, scenarios=names))
+    """A set of healthy runs and decoys alone is none."""
+    with pytest.raises(ValueError, match="a scenario with a fault"):
+        draw_cells(Wanted(seed=1, cases=10, scenarios=("no-fault", *DECOYS)))
 
 
-def stored(arm: str, seed: int, valid: bool = True) -> RunPaths:
-    """A finished run of weight-sync-link in this home, with logs and metrics."""
-    paths = with_metrics(make_run(runs_dir(), "noop" if arm == "control" else "network-bandwidth"), healthy_rows(seed))
+def stored(arm: str, seed: int, valid: bool = True, effect: bool = True) -> RunPaths:
+    """A finished run of weight-sync-link in this home, with logs and metrics; where a fault has an effect, the job fails."""
+    paths = with_metrics(make_run(runs_dir(), "noop" if is_control(arm) else "network-bandwidth"), healthy_rows(seed))
     end_well(paths, seed)
+    if effect and not is_control(arm):
+        failed = {"what": "event", "component": "controller", "step": 0, "stage": "train", "phase": "error", "wall_s": 9.0}
+        with paths.history.open("a") as history:
+            history.write(json.dumps({**failed, "mono_s": 9.0, "attrs": {"error": "it broke"}}) + "\n")
     paths.plan.write_text(json.dumps(load_plan(paths) | {"arm": arm, "profile": "smoke"}))
     if not valid:
         paths.history.write_text("")
@@ -62,25 +100,28 @@ def stored(arm: str, seed: int, valid: bool = True) -> RunPaths:
 
 @pytest.fixture
 def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wanted:
-    """A set of ten cases, of which this home has the runs of nine, one of them invalid."""
+    """A set of ten cases, of which this home has the runs of nine; one of them is invalid, the fault of one did nothing."""
     monkeypatch.setenv("FAULTLINE_HOME", str(tmp_path / "home"))
-    wanted = Wanted(seed=3, cases=10, scenarios=("weight-sync-link",), held_out_from=509)
+    wanted = Wanted(seed=3, cases=10, scenarios=("weight-sync-link",), held_out_from=506)
     for cell in companions(wanted):
         stored(cell.arm, cell.seed)
-    for number, cell in enumerate(draw_cells(wanted)[:9]):
-        stored(cell.arm, cell.seed, valid=number > 0)
+    cells = draw_cells(wanted)[:9]
+    idle = next(cell for cell in cells[1:] if not is_control(cell.arm))
+    for cell in cells:
+        stored(cell.arm, cell.seed, valid=cell != cells[0], effect=cell != idle)
     return wanted
 
 
 def test_a_set_of_stored_runs(wanted: Wanted, tmp_path: Path) -> None:
-    """Valid runs become cases with three companions each, the others are named, a second build makes nothing anew."""
+    """Valid runs that mattered become cases with three companions each, others are told; a second build makes nothing anew."""
     out = tmp_path / "set"
     index = build_set(wanted, out, lambda _: None, run_missing=False)
-    assert len(index["cases"]) == 8
-    assert Counter(missing["reason"] for missing in index["left_out"]) == {"it has no valid run": 2}
+    assert len(index["cases"]) == 7
+    assert [missing["reason"] for missing in index["left_out"]] == ["its fault did nothing to the job"]
+    assert "1 because its fault did nothing to the job" in (out / "DATASHEET.md").read_text()
     runs = run_by_case()
     quiet = [not load_label(runs[case["case_id"]]).fault for case in index["cases"]]
-    assert 0 < sum(quiet) < 8
+    assert 0 < sum(quiet) < 7
     before = {path: path.stat().st_mtime_ns for path in (out / "cases").rglob("*")}
     assert build_set(wanted, out, lambda _: None, run_missing=False) == index
     assert {path: path.stat().st_mtime_ns for path in (out / "cases").rglob("*")} == before

@@ -154,6 +154,23 @@ def test_a_posture_is_what_its_arm_says(tmp_path: Path) -> None:
             load_scenario(path)
 
 
+def test_a_decoy_is_claimed_to_do_nothing() -> None:
+    """Its arm with an act of a real kind is marked and must survive; its control is as any other. It has no root."""
+    for name in (name for name in SHIPPED if load_scenario(name).decoy):
+        acted, calm = (make_plan(load_scenario(name), arm, 3, place="virtual-cluster") for arm in ("legacy", "control"))
+        assert (acted["decoy"], acted["expected"], calm["decoy"], calm["expected"]) == (True, {"survives": True}, False, {})
+        assert {fault["kind"] for fault in acted["faults"]} != {"noop"} == {fault["kind"] for fault in calm["faults"]}
+
+
+def test_the_control_of_a_listed_posture_is_an_arm() -> None:
+    """`hardened-control` can be planned where `hardened` is listed, and nowhere else; the list itself stays as it is."""
+    plan = make_plan(load_scenario("weight-sync-link"), "hardened-control", 1, place="virtual-cluster")
+    assert (plan["posture"], plan["faults"][0]["kind"]) == ("hardened", "noop")
+    assert "hardened-control" not in {cell.arm for cell in matrix_cells(["weight-sync-link"], [], 1, 0, 1, "smoke")}
+    with pytest.raises(ValueError, match="has no arm 'hardened-control'"):
+        make_plan(load_scenario("no-fault"), "hardened-control", 1)
+
+
 def test_another_workload_is_refused_where_it_cannot_be() -> None:
     """The supervised job has train workers alone: what needs a rollout is refused with its line, the rest is planned for it."""
     with pytest.raises(
