@@ -73,15 +73,42 @@ def cells(split: str | None, left_out: bool, as_json: bool) -> None:
 
 @benchmark.command()
 @click.argument("out", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--split", help="One split alone.  [default: development]", default="development")
+@click.option("--split", "splits", multiple=True, help="May be given often; `all`.  [default: development]")
 @click.option("--diagnoser", "names", multiple=True, help="May be given often.  [default: all]")
 @click.option("--tier", "tiers", multiple=True, help="May be given often.  [default: all]")
+@click.option(
+    "--at-once", type=click.IntRange(min=1), default=1, show_default=True, help="How many diagnoses run side by side."
+)
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the leaderboard's page, in Markdown.")
+@click.option(
+    "--answers", type=click.Path(dir_okay=False, path_type=Path), help="Write every answer, a JSON line a case (.gz)."
+)
 @as_json
-def run(out: Path, split: str, names: tuple[str, ...], tiers: tuple[str, ...], as_json: bool) -> None:
-    """Diagnose and score the cases of OUT in this home; each opening of a split is written down."""
-    from tasks.board import measure
+def run(
+    out: Path,
+    splits: tuple[str, ...],
+    names: tuple[str, ...],
+    tiers: tuple[str, ...],
+    at_once: int,
+    report: Path | None,
+    answers: Path | None,
+    as_json: bool,
+) -> None:
+    """Diagnose (in sandboxes) and score the cases of OUT in this home; each opening of a split is written down.
 
-    rows = measure(out, split, list(names) or None, list(tiers) or None, click.echo)
+    What the same code has answered already is not asked again: interrupted, it goes on where it was.
+    """
+    from tasks.board import measure
+    from tasks.leaderboard import write_answers, write_page
+    from tasks.score import standings
+
+    asked = () if "all" in splits else splits or ("development",)
+    scores = measure(out, asked, list(names) or None, list(tiers) or None, lambda line: click.echo(line, err=as_json), at_once)
+    if report:
+        write_page(report, scores)
+    if answers:
+        write_answers(answers, scores.values())
+    rows = standings(scores.values())
     if as_json:
         print_json(rows)
     else:

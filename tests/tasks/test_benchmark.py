@@ -1,3 +1,4 @@
+import gzip
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diagnosis.sandbox import Attempt, attempt
 from injection.scenario import is_control
 from injection.sweep import sweep_cells
 from storage.layout import RunPaths, runs_dir
@@ -19,7 +21,9 @@ from storage.truth import load_label, load_plan
 from tasks.benchmark import build_set, run_by_case
 from tasks.board import measure
 from tasks.cells import DEVELOPMENT, HELD_OUT_SCENARIO, Wanted, companions, draw_cells, draw_sorts
+from tasks.leaderboard import write_answers, write_page
 from tasks.plan import Cell, load_scenario, plan_cell
+from tasks.score import standings
 from tests.synthetic_case import end_well, healthy_rows, with_metrics
 from tests.synthetic_job import make_run
 
@@ -141,15 +145,57 @@ def test_whoever_has_the_set_alone_can_read_it(wanted: Wanted, tmp_path: Path) -
 
 
 def test_opening_a_split_is_written_down(wanted: Wanted, tmp_path: Path) -> None:
-    """Measuring gives a row a diagnoser and tier over the split's cases, and the log tells each time that it was opened."""
+    """Measuring scores the split's cases, and the log tells each time that it was opened; no split means all there are."""
     out = tmp_path / "set"
     index = build_set(wanted, out, lambda _: None, run_missing=False)
     count = sum(case["split"] == "held-out-seed" for case in index["cases"])
     (out / "openings.jsonl").write_text('{"split": "held-out-seed"}\n{"split": "development"}\n')
     told: list[str] = []
-    [row] = measure(out, "held-out-seed", ["random"], ["T0"], told.append)
+    scores = measure(out, ["held-out-seed"], ["random"], ["T0"], told.append)
+    [row] = standings(scores.values())
     assert (row["diagnoser"], row["tier"], row["n"]) == ("random", "T0", count) and count > 0
     assert told[0] == "split held-out-seed: opened 2 times so far, this one included"
     assert len((out / "openings.jsonl").read_text().splitlines()) == 3
-    with pytest.raises(ValueError, match="no case in split 'all'"):
-        measure(out, "all", None, None, told.append)
+    assert len(measure(out, [], ["random"], ["T0"], told.append)) == len(index["cases"])
+    assert len((out / "openings.jsonl").read_text().splitlines()) == 5
+    with pytest.raises(ValueError, match="no case in split 'all'; there are: development, held-out-seed"):
+        measure(out, ["all"], None, None, told.append)
+
+
+def test_a_stored_diagnosis_is_not_made_again(wanted: Wanted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look starts no diagnoser and finds the same; other code is asked anew, and its answer counts."""
+    out = tmp_path / "set"
+    build_set(wanted, out, lambda _: None, run_missing=False)
+    first = measure(out, [], ["last-error"], ["T0", "T1"], lambda _: None, at_once=2)
+    asked: list[str] = []
+
+    def watched(file: Path, evidence: Path, tier: str) -> Attempt:
+        asked.append(tier)
+        return attempt(file, evidence, tier)
+
+    monkeypatch.setattr("tasks.diagnose.attempt", watched)
+    again = measure(out, [], ["last-error"], ["T0", "T1"], lambda _: None)
+    assert asked == [] and [score["verdicts"] for score in again.values()] == [score["verdicts"] for score in first.values()]
+    monkeypatch.setattr("tasks.diagnose.code_sha256", lambda _: "other")
+    anew = measure(out, [], ["last-error"], ["T1"], lambda _: None)
+    assert asked == ["T1"] * len(first)
+    assert {verdict["after_score"] for score in anew.values() for verdict in score["verdicts"]} == {True}
+
+
+def test_the_page_and_the_raw_answers_tell_of_every_case(wanted: Wanted, tmp_path: Path) -> None:
+    """Counts of the page add up to the set, the board has a row each diagnoser and tier, a line of answers each case."""
+    out, page, answers = tmp_path / "set", tmp_path / "board.md", tmp_path / "answers.jsonl.gz"
+    index = build_set(wanted, out, lambda _: None, run_missing=False)
+    names = ["causal", "last-error", "random"]
+    scores = measure(out, [], names, ["T0"], lambda _: None, at_once=2)
+    write_page(page, scores)
+    write_answers(answers, scores.values())
+    sections = dict(part.split("\n", 1) for part in page.read_text().split("## ")[1:])
+    rows = {title: [line.split(" | ") for line in text.strip().splitlines()[2:]] for title, text in sections.items()}
+    assert sum(int(row[3]) for row in rows["Cases"]) == len(index["cases"])
+    assert sorted(row[0].strip("| ") for row in rows["Board"]) == names
+    assert sum(int(row[2]) for row in rows["By scenario"]) == len(index["cases"])
+    assert len(rows["By split"]) == len(names) and len(rows["Paired"]) == len(names) - 1
+    lines = [json.loads(line) for line in gzip.decompress(answers.read_bytes()).splitlines()]
+    assert sorted(line["case_id"] for line in lines) == [case["case_id"] for case in index["cases"]]
+    assert all(sorted(told["diagnoser"] for told in line["answers"]) == names for line in lines)
