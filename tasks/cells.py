@@ -31,7 +31,8 @@ Pair = tuple[str, str]
 class Wanted:
     """A set as it was asked for. Cases with seeds from ``held_out_from`` on, or of ``held_out`` scenarios, are held out.
 
-    The first seeds are the companions'; ``seeds`` more (or as many as it takes) are drawn from for cases.
+    The first seeds are the companions'; ``seeds`` more (or as many as it takes) are drawn from for cases. Of each scenario those
+    of its ``arms`` are drawn from that are named, or all.
     """
 
     seed: int
@@ -42,6 +43,11 @@ class Wanted:
     seeds: int = 7
     held_out_from: int = 505
     held_out: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()
+
+    def has(self, scenario: Scenario) -> list[str]:
+        """The arms of a scenario that were asked for; all where none is named."""
+        return [arm for arm in scenario.arms if not self.arms or arm in self.arms]
 
     def split(self, cell: Cell) -> str:
         """The split of a case. Of the sweep the cell's name decides, whatever was asked."""
@@ -70,9 +76,9 @@ def draw_sorts(wanted: Wanted) -> list[Sort]:
     draw = random.Random(wanted.seed)  # noqa: S311 - a published draw, no secret
     pairs: dict[str, list[Pair]] = {QUIET: [], DECOY: [], FAULTY: []}
     for scenario in map(load_scenario, wanted.scenarios):
-        pairs[QUIET] += [(scenario.name, arm) for arm in controls(scenario)]
+        pairs[QUIET] += [(scenario.name, arm) for arm in controls(scenario, wanted)]
         sort = DECOY if scenario.decoy else FAULTY
-        pairs[sort] += [(scenario.name, arm) for arm in scenario.arms if not is_control(arm)]
+        pairs[sort] += [(scenario.name, arm) for arm in wanted.has(scenario) if not is_control(arm)]
     if not pairs[FAULTY]:
         raise ValueError("a set needs a scenario with a fault")
     decoys = round(wanted.cases * DECOY_SHARE) if pairs[DECOY] else 0
@@ -96,9 +102,9 @@ def in_order(sorts: list[Sort], seed: int) -> Iterator[tuple[Sort, int]]:
         come[sort.name] += 1
 
 
-def controls(scenario: Scenario) -> list[str]:
-    """The control arm of each posture that an arm of the scenario has, its own first."""
-    postures = dict.fromkeys(scenario.posture_of(arm) for arm in scenario.arms)
+def controls(scenario: Scenario, wanted: Wanted) -> list[str]:
+    """The control arm of each posture that an arm that was asked for has, its own first."""
+    postures = dict.fromkeys(scenario.posture_of(arm) for arm in wanted.has(scenario))
     return [scenario.control_of(posture) for posture in postures]
 
 
@@ -109,7 +115,7 @@ def companions(wanted: Wanted) -> list[Cell]:
     """
     found: dict[str, Pair] = {}
     for scenario in map(load_scenario, wanted.scenarios):
-        for arm in controls(scenario):
+        for arm in controls(scenario, wanted):
             found.setdefault(_job(scenario, arm), (scenario.name, arm))
     seeds = range(wanted.first_seed, wanted.first_seed + MOST)
     return [Cell(*pair, seed, wanted.profile) for pair in found.values() for seed in seeds]

@@ -70,6 +70,13 @@ def test_a_posture_never_tells_that_there_is_a_fault() -> None:
     assert {plan_cell(cell)["posture"] for cell in companions(wanted)} == {posture for _, posture in postures(quiet.cells)}
 
 
+def test_arms_that_were_not_asked_for_are_not_drawn() -> None:
+    """Of the arms named alone, and their controls, with no companions of other postures."""
+    wanted = Wanted(seed=1, cases=40, scenarios=NAMES, arms=("legacy",))
+    drawn = {cell.arm for sort in draw_sorts(wanted) for cell in sort.cells}
+    assert drawn == {"control", "legacy"} == {cell.arm for cell in companions(wanted)} | {"legacy"}
+
+
 def test_the_name_of_a_cell_of_the_sweep_decides_its_split() -> None:
     """A held-out cell is held out at every seed; another follows its seed."""
     cells = sweep_cells().values()
