@@ -31,8 +31,8 @@ Pair = tuple[str, str]
 class Wanted:
     """A set as it was asked for. Cases with seeds from ``held_out_from`` on, or of ``held_out`` scenarios, are held out.
 
-    The first seeds are the companions'; ``seeds`` more (or as many as it takes) are drawn from for cases. Of each scenario those
-    of its ``arms`` are drawn from that are named, or all.
+    The first seeds are the companions'; ``seeds`` more (or as many as it takes) are drawn from for cases. Of each scenario
+    the arms named in ``arms`` are drawn, or all.
     """
 
     seed: int
