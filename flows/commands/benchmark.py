@@ -9,7 +9,7 @@ import click
 
 from flows.printing import as_json, print_json, print_table
 
-COLUMNS = ["diagnoser", "tier", "n", "joint", "component", "stage", "kind", "false blame"]
+COLUMNS = ["diagnoser", "tier", "n", "joint", "component", "stage", "kind", "false blame", "of decoys"]
 
 
 @click.group()
@@ -118,7 +118,8 @@ def run(
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     grains = {name: _rate(row["grains"][name]["ac1"]) for name in ("joint", "component", "stage", "kind") if row["grains"]}
-    return {**{key: row[key] for key in ("diagnoser", "tier", "n")}, **grains, "false blame": _rate(row["false_blame"])}
+    blame = {"false blame": _rate(row["false_blame"]), "of decoys": _rate(row["false_blame_decoys"])}
+    return {**{key: row[key] for key in ("diagnoser", "tier", "n")}, **grains, **blame}
 
 
 def _rate(rate: dict[str, Any]) -> str:
