@@ -168,7 +168,8 @@ def _publish(paths: RunPaths, out: Path, split: str) -> dict[str, Any]:
 def _write_beside(index: dict[str, Any], build: _Build) -> None:
     out = build.out
     manifests = [json.loads((out / "cases" / case["case_id"] / "manifest.json").read_bytes()) for case in index["cases"]]
-    versions = _versions(run_by_case()[case["case_id"]] for case in index["cases"])
+    runs = run_by_case()
+    versions = _versions(runs[case["case_id"]] for case in index["cases"])
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.json").write_text(json.dumps(index, indent=1) + "\n")
     reasons = Counter(missing["reason"] for missing in build.left_out)
