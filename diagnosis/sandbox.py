@@ -11,12 +11,14 @@ process is ours: the result is unknown.
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from functools import cache
@@ -32,6 +34,8 @@ ROOM = Path(__file__).resolve().parent
 #: Where every Python diagnoser starts.
 ENTRY = "diagnosis/run.py"
 POLL_S = 0.005
+#: Two threads that parse at once end in a SystemError (CPython 3.11).
+PARSING = threading.Lock()
 SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin")
 ANSWERED, FAILED, UNKNOWN = "answered", "failed", "unknown"
 
@@ -76,6 +80,16 @@ def builtin(name: str) -> Path:
     if name not in known:
         raise ValueError(f"no diagnoser {name!r}; there are {', '.join(known)}")
     return ROOM / "diagnosers" / f"{known[name]}.py"
+
+
+@cache
+def code_sha256(diagnoser: Path) -> str:
+    """The hash of all that a diagnoser runs of ours: its file, and what that and its beginning import. Worked out once."""
+    ours = _needed(ROOM.parent / ENTRY, diagnoser) if diagnoser.suffix == ".py" else set()
+    total = hashlib.sha256(diagnoser.read_bytes())
+    for path in sorted(ours):
+        total.update(path.encode() + (ROOM.parent / path).read_bytes())
+    return total.hexdigest()
 
 
 def limits_of(name: str) -> Limits:
@@ -146,7 +160,9 @@ def _needed(*files: Path) -> set[str]:
     found: set[str] = set()
     waiting = list(files)
     while waiting:
-        for node in ast.walk(ast.parse(waiting.pop().read_bytes())):
+        with PARSING:
+            tree = ast.parse(waiting.pop().read_bytes())
+        for node in ast.walk(tree):
             module = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
             path = f"{module.replace('.', '/')}.py"
             if module.split(".")[0] in ("diagnosis", "storage") and path not in found and (ROOM.parent / path).is_file():

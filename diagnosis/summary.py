@@ -48,7 +48,8 @@ def _row(diagnoser: str, tier: str, group: list[Verdict], budget_s: float) -> di
         "coverage": share([v["outcome"] in ANSWERED for v in faulty], faulty),
         "misdiagnosis": share([not v["grains"]["stage"]["ac1"] for v in answered], answered),
         "wrong_component": share([not v["grains"]["component"]["ac1"] for v in answered], answered),
-        "false_blame": share([v["outcome"] == "false-blame" for v in healthy], healthy),
+        "false_blame": _blamed(healthy),
+        "false_blame_decoys": _blamed([v for v in healthy if v.get("decoy")]),
         "misled": {grain: _misled(grain, answered) for grain in ("component", "stage")},
         "chain_f1": _spread([v["chain_f1"] for v in answered if v.get("chain_f1") is not None]),
         "grounded": share([bool(v["grounded"]) for v in _told("grounded", faulty)], _told("grounded", faulty)),
@@ -74,6 +75,11 @@ def share(hits: Sequence[bool], cases: Sequence[Verdict]) -> dict[str, Any]:
         "high": high,
         "clustered": _clustered([float(hit) for hit in hits], cases),
     }
+
+
+def _blamed(healthy: list[Verdict]) -> dict[str, Any]:
+    """Of cases without a fault (decoys are among them) the share in which somebody was blamed."""
+    return share([v["outcome"] == "false-blame" for v in healthy], healthy)
 
 
 def _grain(grain: str, verdicts: list[Verdict]) -> dict[str, Any]:

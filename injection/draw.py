@@ -80,8 +80,11 @@ def resolve(
 def resolve_expected(scenario: Scenario, faults: list[dict[str, Any]], arm: str) -> dict[str, Any]:
     """`expected` of a plan: the root's component is the target of its fault (of a link, the source); empty = no claim.
 
-    Besides the root there is `error`, or `survives: true`, or neither where the scenario claims nothing of this arm.
+    Besides the root there is `error`, or `survives: true`, or neither where the scenario claims nothing of this arm. Of a
+    decoy nothing is to come.
     """
+    if scenario.decoy and not is_control(arm):
+        return {"survives": True}
     if scenario.expected is None or is_control(arm):
         return {}
     root = next(fault for fault in faults if fault["id"] == scenario.expected.root.fault)

@@ -184,13 +184,14 @@ class Scenario(Strict):
 
     `postures` describes sets of single mitigations by name. An arm is `control` (no fault, in the posture `posture`), a
     posture, or `<posture>-control`. `sources` (what is looked at besides processes and hosts) and `sample_hz` are the
-    profile's where they are absent.
+    profile's where they are absent. A `decoy` does something on purpose that is no fault: nothing is to come of it.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,60}$")]
     title: Annotated[str, Field(min_length=1)]
     catalogue: Annotated[int, Field(ge=0)] | None = None
     workload: Literal["grpo", "sft"] = "grpo"
+    decoy: bool = False
     posture: Name = "legacy"
     postures: dict[Name, dict[str, bool | str]] = Field(default_factory=dict)
     job: dict[str, Any] = Field(default_factory=dict)
@@ -216,6 +217,8 @@ class Scenario(Strict):
         self._check_postures()
         self._check_stages()
         names = [fault.id for fault in self.faults]
+        if self.decoy and self.expected:
+            raise refuse("a decoy has no root and no error: every arm of it survives", "expected")
         if self.expected and self.expected.root.fault not in names:
             raise refuse(f"there is no such fault; allowed: {', '.join(names)}", "expected.root.fault")
         claimed = [arm for arm in self.arms if not is_control(arm)]
@@ -227,6 +230,14 @@ class Scenario(Strict):
     def posture_of(self, arm: str) -> str:
         """The name of the posture that the job has in an arm."""
         return self.posture if arm == CONTROL else arm.removesuffix(CONTROL_OF)
+
+    def control_of(self, posture: str) -> str:
+        """The arm in which nothing is done to a job in this posture; it can be planned although no scenario lists it."""
+        return CONTROL if posture == self.posture else posture + CONTROL_OF
+
+    def has_arm(self, arm: str) -> bool:
+        """Whether the arm is listed, or is the control of one that is."""
+        return arm in self.arms or arm in {self.control_of(self.posture_of(one)) for one in self.arms}
 
     def _check_postures(self) -> None:
         for name in self.postures:
@@ -279,6 +290,20 @@ def load_scenario(
     scenario claims of its arms it does not claim of another workload.
     """
     data, lines = read_yaml(path)
+    return check_scenario(data, lines, path, job_keys, timeout_names, check_posture, workload, sources)
+
+
+def check_scenario(
+    data: Any,
+    lines: Lines,
+    path: Path,
+    job_keys: Collection[str] = (),
+    timeout_names: Collection[str] = (),
+    check_posture: Callable[[dict[str, Any]], object] = dict,
+    workload: str | None = None,
+    sources: Collection[str] = (),
+) -> Scenario:
+    """`load_scenario` of what was read already, or never was in a file (then `path` is the name that refusals tell)."""
     _number_faults(data)
     if workload and isinstance(data, dict) and workload != data.get("workload", "grpo"):
         data["workload"] = workload

@@ -125,9 +125,12 @@ def exception_text(lines: Sequence[Record]) -> str:
 
 
 def root_of(plan: Record, history: Sequence[Record]) -> Record | None:
-    """Where the earliest fault truly was: component, stage, step, all kinds, the instant it took hold. None without one."""
+    """Where the earliest fault truly was: component, stage, step, all kinds, the instant it took hold. None without one.
+
+    What a decoy does is no fault.
+    """
     faults = [fault for fault in plan.get("faults", []) if fault.get("kind") != FaultKind.NOOP]
-    if not faults:
+    if not faults or plan.get("decoy"):
         return None
     expected = (plan.get("expected") or {}).get("root") or {}
     fired = {line.get("fault_id"): line for line in reversed(history) if line.get("what") == "fired"}

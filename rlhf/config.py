@@ -69,6 +69,7 @@ POSTURE_WORDS = {
     "partial_rollout": ("continue", "abort", "exit"),
     "on_notify_failure": ("warn", "raise"),
     "on_save_failure": ("warn", "raise"),
+    "on_reward_failure": ("raise", "zero"),
     "retry": ("trainer", "hasty", "patient", "grpc_send", "backoff"),
     "metaserver": ("process", "controller"),
 }
@@ -84,6 +85,8 @@ class Posture:
     """warn | raise"""
     on_save_failure: str = "warn"
     """warn | raise"""
+    on_reward_failure: str = "raise"
+    """a rollout worker that gets no scores: raise: it fails; zero: its completions count as wrong, with a warning"""
     retry: str = "trainer"
     """by which preset of `rlhf.resilience.retry` a call that was never received is sent again"""
     readiness: bool = False

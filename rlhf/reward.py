@@ -51,15 +51,27 @@ class RewardClient:
         self._session = open_session(component, "reward", "reward")
 
     def score(self, prompts: list[str], completions: list[str]) -> list[float]:
-        """A reward in [0, 1] for each completion. Raises FrameworkError (RewardError)."""
-        with seam.stage("reward", self.step), self._stats.record_call("reward", "score", "reward"):
-            body = {"prompts": prompts, "completions": completions}
+        """A reward in [0, 1] for each completion. Raises FrameworkError (RewardError).
+
+        With posture `on_reward_failure: zero` what cannot be scored counts as wrong, with a warning, and nothing is raised.
+        """
+        with seam.stage("reward", self.step):
             try:
-                with beats.unless_offline("reward", self._session):
-                    response = self._session.post("http://reward/score", json=body, timeout=self._config.timeout_s("reward"))
-            except requests.RequestException as error:
-                raise FrameworkError("RewardError", f"reward of step {self.step}: {error}") from error
-            if not response.ok:
-                raise FrameworkError("RewardError", f"reward of step {self.step}: HTTP {response.status_code}: {response.text}")
-            rewards: list[float] = response.json()["rewards"]
-            return rewards
+                with self._stats.record_call("reward", "score", "reward"):
+                    return self._ask({"prompts": prompts, "completions": completions})
+            except FrameworkError as error:
+                if self._config.posture.on_reward_failure == "raise":
+                    raise
+                logger.warning("%d completions get reward 0: %s", len(completions), error)
+                return [0.0] * len(completions)
+
+    def _ask(self, body: dict[str, list[str]]) -> list[float]:
+        try:
+            with beats.unless_offline("reward", self._session):
+                response = self._session.post("http://reward/score", json=body, timeout=self._config.timeout_s("reward"))
+        except requests.RequestException as error:
+            raise FrameworkError("RewardError", f"reward of step {self.step}: {error}") from error
+        if not response.ok:
+            raise FrameworkError("RewardError", f"reward of step {self.step}: HTTP {response.status_code}: {response.text}")
+        rewards: list[float] = response.json()["rewards"]
+        return rewards

@@ -143,6 +143,11 @@ class RunPaths:
         return self.truth / "carrier.json"
 
     @property
+    def impact(self) -> Path:
+        """What the fault did to the job."""
+        return self.truth / "impact.json"
+
+    @property
     def label(self) -> Path:
         """The sealed answer."""
         return self.truth / "label.json"

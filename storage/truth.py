@@ -56,6 +56,16 @@ def load_label(paths: RunPaths) -> Label:
         raise ValueError(f"{paths.label.name} is not a label: {error}") from error
 
 
+def save_impact(paths: RunPaths, impact: str) -> None:
+    """Write what the fault did to the job (`report.impact`)."""
+    _save(paths.impact, {"impact": impact})
+
+
+def load_impact(paths: RunPaths) -> str:
+    """The same; empty where nobody has looked."""
+    return str(_load(paths.impact)["impact"]) if paths.impact.exists() else ""
+
+
 def save_salt(paths: RunPaths, salt: str) -> None:
     """Write the salt of the commitment, hexadecimal."""
     write_atomic(paths.salt, bytes.fromhex(salt).hex().encode() + b"\n", PRIVATE)

@@ -2,101 +2,83 @@
 
 The home in which it is made is its vault: the runs with their truth stay there. What is published is a folder of its own:
 cases, an index with splits, a datasheet, a licence and a loader. Healthy runs that come with cases are never cases themselves,
-or a diagnoser that kept what it saw could tell a no-fault case by finding it again.
+or a diagnoser that kept what it saw could tell a no-fault case by finding it again. Nor is a run whose fault did nothing to the
+job, or one in which something else went wrong: those are left out, and others of their sort taken.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diagnosis.vocabulary import TIERS
+from report.case import Case
+from report.impact import SLOWED, impact
 from storage import truth
 from storage.layout import RunPaths, runs_dir
 from storage.manifest import Manifest, load_manifest
 from storage.seal import sha256_file, verify_seal
+from tasks.cells import DECOY, FAULTY, Wanted, companions, draw_sorts, in_order
 from tasks.collect import collect
 from tasks.datasheet import LOADER, datasheet
 from tasks.experiment import attempt
-from tasks.healthy import MOST
-from tasks.outcome import outcome_of
-from tasks.plan import Cell, load_scenario, plan_cell
+from tasks.healthy import MOST, healthy_runs
+from tasks.outcome import open_case, outcome_of
+from tasks.plan import Cell, plan_cell
 from tasks.seal import seal_run
+from tasks.waiting import LabError
 
-#: The share of cases in which nothing was done: between 25 and 35 %.
-QUIET_SHARE = 0.3
-CONTROL = "control"
-DEVELOPMENT, HELD_OUT_SEED, HELD_OUT_SCENARIO = "development", "held-out-seed", "held-out-scenario"
 #: How often a cell is run when its runs come out invalid.
 TRIES = 2
+NO_RUN = "it has no valid run"
+NO_EFFECT = "its fault did nothing to the job"
+#: What a run of each sort may have come to.
+FITS = {FAULTY: {"failed", "degraded", SLOWED}, DECOY: {"none", SLOWED}}
+QUIET_FITS = {"none"}
 
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A set as it was asked for. Cases with seeds from ``held_out_from`` on, or of ``held_out`` scenarios, are held out.
+@dataclass
+class _Build:
+    """A set in the making: ``known`` are the finished, valid runs of this home, ``beside`` those that come with cases."""
 
-    The first seeds are the companions'; ``seeds`` more (or as many as it takes) are drawn from for cases.
-    """
+    wanted: Wanted
+    out: Path
+    progress: Progress
+    run_missing: bool
+    known: dict[Cell, RunPaths]
+    beside: list[RunPaths] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
 
-    seed: int
-    cases: int
-    scenarios: tuple[str, ...]
-    profile: str = "smoke"
-    first_seed: int = 500
-    seeds: int = 7
-    held_out_from: int = 505
-    held_out: tuple[str, ...] = ()
+    def run_of(self, cell: Cell) -> RunPaths | None:
+        """Its valid run, made now if need be and allowed."""
+        for _ in range(TRIES if self.run_missing and cell not in self.known else 0):
+            self.progress(f"run {cell.name}")
+            try:
+                paths = attempt(plan_cell(cell), self.progress, wait_s=3600.0)
+            except LabError as error:  # one run that cannot be had ends no set
+                self.progress(f"failed: {error}")
+                continue
+            collect(paths)
+            if outcome_of(paths)["valid"]:
+                self.known[cell] = paths
+                break
+        return self.known.get(cell)
 
-    def split(self, cell: Cell) -> str:
-        """The split of a case."""
-        if cell.scenario in self.held_out:
-            return HELD_OUT_SCENARIO
-        return HELD_OUT_SEED if cell.seed >= self.held_out_from else DEVELOPMENT
-
-
-def draw_cells(wanted: Wanted) -> list[Cell]:
-    """The cells of the cases, drawn by the set's seed: `QUIET_SHARE` of them without a fault, scenarios and arms in turn.
-
-    The same cell never comes twice, and none has a seed of the companions. An arm whose posture has no control arm in its
-    scenario is not drawn: a job in that posture would always be a faulty one, and a posture shows (it may have links of its
-    own). Raises ValueError where nothing can be drawn.
-    """
-    draw = random.Random(wanted.seed)  # noqa: S311 - a published draw, no secret
-    quiet: list[tuple[str, str]] = []
-    faulty: list[tuple[str, str]] = []
-    for scenario in map(load_scenario, wanted.scenarios):
-        calm = [arm for arm in scenario.arms if arm.endswith(CONTROL)]
-        postures = {scenario.posture_of(arm) for arm in calm}
-        quiet += [(scenario.name, arm) for arm in calm]
-        faulty += [(scenario.name, arm) for arm in scenario.arms if arm not in calm and scenario.posture_of(arm) in postures]
-    if not quiet or not faulty:
-        raise ValueError("a set needs scenarios with a control arm and with a faulty one in the same posture")
-    count = round(wanted.cases * QUIET_SHARE)
-    cells = _in_turn(quiet, count, wanted, draw) + _in_turn(faulty, wanted.cases - count, wanted, draw)
-    draw.shuffle(cells)
-    return cells
-
-
-def companions(wanted: Wanted) -> list[Cell]:
-    """The healthy runs that come with the cases: control runs of each scenario's job, at seeds of their own."""
-    calm = [(one.name, arm) for one in map(load_scenario, wanted.scenarios) for arm in one.arms if arm.endswith(CONTROL)]
-    seeds = range(wanted.first_seed, wanted.first_seed + MOST)
-    return [Cell(*pair, seed, wanted.profile) for pair in calm for seed in seeds]
-
-
-def _in_turn(pairs: list[tuple[str, str]], count: int, wanted: Wanted, draw: random.Random) -> list[Cell]:
-    order = draw.sample(pairs, len(pairs))
-    first, span = wanted.first_seed + MOST, max(wanted.seeds, -(-count // len(pairs)))
-    seeds = draw.sample(range(first, first + span), span)
-    return [Cell(*order[n % len(order)], seeds[n // len(order)], wanted.profile) for n in range(count)]
+    def case_of(self, cell: Cell, sort: str) -> dict[str, Any] | None:
+        """The published case of a cell; None where its run is none, and then why is kept."""
+        paths = self.run_of(cell)
+        reason = NO_RUN if paths is None else _unfit(paths, sort, self.beside) or _sealed(paths, self.beside)
+        if paths is None or reason:
+            self.left_out.append({"cell": cell.name, "reason": reason})
+            return None
+        return _publish(paths, self.out, self.wanted.split(cell))
 
 
 def build_set(wanted: Wanted, out: Path, progress: Progress, *, run_missing: bool) -> dict[str, Any]:
@@ -104,21 +86,21 @@ def build_set(wanted: Wanted, out: Path, progress: Progress, *, run_missing: boo
 
     Runs that lie in this home already are taken as they are; without ``run_missing`` there will be no others.
     """
-    known = _known_runs()
-    calm = [_run_of(cell, known, run_missing, progress) for cell in companions(wanted)]
-    beside = [paths for paths in calm if paths is not None]
-    entries, left_out = [], []
-    for cell in draw_cells(wanted):
-        paths = _run_of(cell, known, run_missing, progress)
-        problem = "it has no valid run" if paths is None else _sealed(paths, beside)
-        if paths is None or problem:
-            left_out.append({"cell": cell.name, "reason": problem})
-            continue
-        entries.append(_publish(paths, out, wanted.split(cell)))
-        progress(f"case {len(entries)}: {entries[-1]['case_id']}")
+    build = _Build(wanted, out, progress, run_missing, _known_runs())
+    build.beside = [paths for cell in companions(wanted) if (paths := build.run_of(cell)) is not None]
+    sorts = draw_sorts(wanted)
+    waiting = {sort.name: (cell for cell in sort.cells if run_missing or cell in build.known) for sort in sorts}
+    entries: list[dict[str, Any]] = []
+    for sort, _ in in_order(sorts, wanted.seed):
+        # The next of its sort that becomes a case; a cell that did not is never tried again.
+        found = (build.case_of(cell, sort.name) for cell in waiting[sort.name])
+        entry = next((one for one in found if one is not None), None)
+        if entry is not None:
+            entries.append(entry)
+            progress(f"case {len(entries)} of {wanted.cases}: {entry['case_id']}")
     index = {"schema_version": 1, "tiers": list(TIERS), "cases": sorted(entries, key=lambda entry: str(entry["case_id"]))}
-    _write_beside(out, index, wanted)
-    return {**index, "left_out": left_out}
+    _write_beside(index, build)
+    return {**index, "left_out": build.left_out}
 
 
 def run_by_case() -> dict[str, RunPaths]:
@@ -141,15 +123,20 @@ def _known_runs() -> dict[Cell, RunPaths]:
     return found
 
 
-def _run_of(cell: Cell, known: dict[Cell, RunPaths], run_missing: bool, progress: Progress) -> RunPaths | None:
-    for _ in range(TRIES if run_missing and cell not in known else 0):
-        progress(f"run {cell.name}")
-        paths = attempt(plan_cell(cell), progress, wait_s=3600.0)
-        collect(paths)
-        if outcome_of(paths)["valid"]:
-            known[cell] = paths
-            break
-    return known.get(cell)
+def _unfit(paths: RunPaths, sort: str, beside: Sequence[RunPaths]) -> str:
+    """Why a valid run is no case of its sort, or an empty text. Found out once, and kept with the truth of the run."""
+    told = truth.load_impact(paths)
+    if not told:
+        near = healthy_runs(paths, truth.load_plan(paths), beside)
+        told = impact(open_case(paths, tables=("logs",)), [_seen(run) for run in near])
+        truth.save_impact(paths, told)
+    if told in FITS.get(sort, QUIET_FITS):
+        return ""
+    return NO_EFFECT if sort == FAULTY else f"nothing was to come of it, and the job is {told}"
+
+
+def _seen(paths: RunPaths) -> Case:
+    return open_case(paths, tables=())
 
 
 def _sealed(paths: RunPaths, beside: Sequence[RunPaths]) -> str:
@@ -178,12 +165,15 @@ def _publish(paths: RunPaths, out: Path, split: str) -> dict[str, Any]:
     return {"case_id": case_id, "split": split, "manifest_sha256": sha256_file(target / "manifest.json")}
 
 
-def _write_beside(out: Path, index: dict[str, Any], wanted: Wanted) -> None:
+def _write_beside(index: dict[str, Any], build: _Build) -> None:
+    out = build.out
     manifests = [json.loads((out / "cases" / case["case_id"] / "manifest.json").read_bytes()) for case in index["cases"]]
-    versions = _versions(run_by_case()[case["case_id"]] for case in index["cases"])
+    runs = run_by_case()
+    versions = _versions(runs[case["case_id"]] for case in index["cases"])
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.json").write_text(json.dumps(index, indent=1) + "\n")
-    (out / "DATASHEET.md").write_text(datasheet(index, manifests, versions, wanted.seed, wanted.profile, QUIET_SHARE))
+    reasons = Counter(missing["reason"] for missing in build.left_out)
+    (out / "DATASHEET.md").write_text(datasheet(index, manifests, versions, build.wanted, reasons))
     (out / "loader.py").write_text(LOADER)
     shutil.copyfile(Path(__file__).resolve().parents[1] / "LICENSE", out / "LICENSE")
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from diagnosis.environment import interpreter_of
 from diagnosis.run import MODULES, tiers_of
-from diagnosis.sandbox import Attempt, attempt_by, builtin
+from diagnosis.sandbox import UNKNOWN, Attempt, attempt_by, builtin, code_sha256
 from diagnosis.vocabulary import TIERS
 from storage.layout import RunPaths
 from storage.records import SCHEMA_VERSION, to_dict
 from storage.seal import sha256_file, verify_seal
-from tasks.answers import is_revealed, keep_answer
+from tasks.answers import is_revealed, keep_answer, read_answers
 
 
 def diagnose_run(
-    paths: RunPaths, names: Iterable[str] | None = None, tiers: Iterable[str] | None = None
+    paths: RunPaths,
+    names: Iterable[str] | None = None,
+    tiers: Iterable[str] | None = None,
+    *,
+    again: bool = True,
+    at_once: int = 1,
 ) -> list[dict[str, Any]]:
     """Run diagnosers on tiers (default: each on its own); returns what was written to ``answers/<diagnoser>-<tier>.json``.
 
@@ -26,30 +32,43 @@ def diagnose_run(
 
     A diagnoser that fails has an answer without a diagnosis and with the reason. Raises ValueError for an unknown name or
     tier, for a diagnoser without its environment, for evidence that is not as it was sealed, and for a case that is revealed.
-    An answer given after the score was written is marked as such.
+    An answer given after the score was written is marked as such. Unless ``again``, what the same code has answered already
+    is left as it is, also of a case that is revealed. So many run ``at_once``, which makes each of them slower.
     """
     files = {name: builtin(name) for name in (MODULES if names is None else names)}
-    asked = None if tiers is None else tuple(tiers)
-    levels = {name: tiers_of(name) if asked is None else asked for name in files}
+    wanted = None if tiers is None else tuple(tiers)
+    levels = {name: tiers_of(name) if wanted is None else wanted for name in files}
     unknown = [tier for name in files for tier in levels[name] if tier not in TIERS]
     if unknown:
         raise ValueError(f"no tier {unknown[0]!r}; there are {', '.join(TIERS)}")
     for name in files:
         interpreter_of(name)
+    code = {name: code_sha256(file) for name, file in files.items()}
+    asked = [(name, tier) for name in files for tier in levels[name]]
+    if not again:
+        done = {(one["diagnoser"], one["tier"], one["code_sha256"]) for one in read_answers(paths).kept if _final(one)}
+        asked = [(name, tier) for name, tier in asked if (name, tier, code[name]) not in done]
+        if not asked:
+            return []
     if is_revealed(paths):
         raise ValueError(f"run {paths.run_id} is revealed: no answer counts any more")
     problems = verify_seal(paths)
     if problems:
         raise ValueError(f"run {paths.run_id} cannot be diagnosed: {'; '.join(problems)}")
-    kept = []
-    for name, file in files.items():
-        for tier in levels[name]:
-            came = attempt_by(name, paths.evidence, tier)
-            kept.append(keep_answer(paths, answer_of(paths, name, tier, came, sha256_file(file)), came.calls))
-    return kept
+    with ThreadPoolExecutor(at_once) as pool:  # each is two processes; the threads do nothing but wait for them
+        attempts = pool.map(lambda pair: attempt_by(pair[0], paths.evidence, pair[1]), asked)
+        return [
+            keep_answer(paths, answer_of(paths, name, tier, came, code[name]), came.calls)
+            for (name, tier), came in zip(asked, attempts, strict=True)
+        ]
 
 
-def answer_of(paths: RunPaths, name: str, tier: str, came: Attempt, code_sha256: str) -> dict[str, Any]:
+def _final(answer: dict[str, Any]) -> bool:
+    """Whether it stands: an attempt that our own side broke is made again."""
+    return bool(answer["status"] != UNKNOWN)
+
+
+def answer_of(paths: RunPaths, name: str, tier: str, came: Attempt, code: str) -> dict[str, Any]:
     """What is written of an attempt: who, on what, when, with which code, and what came of it."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -63,6 +82,6 @@ def answer_of(paths: RunPaths, name: str, tier: str, came: Attempt, code_sha256:
         "wall_s": round(came.wall_s, 4),
         "answered_s": time.time(),
         "after_score": paths.score.exists(),
-        "code_sha256": code_sha256,
+        "code_sha256": code,
         "manifest_sha256": sha256_file(paths.evidence / "manifest.json"),
     }

@@ -12,8 +12,9 @@ from typing import Any
 from injection.draw import resolve, resolve_expected
 from injection.preflight import best_place
 from injection.procfs import identity
-from injection.scenario import Scenario
+from injection.scenario import Scenario, check_scenario, is_control
 from injection.scenario import load_scenario as read_scenario
+from injection.sweep import PREFIX, sweep_cells
 from rlhf.config import HARDENED, JobConfig, Posture, Timeouts, job_config
 from storage import truth
 from storage.canonical import canonical_bytes
@@ -47,6 +48,11 @@ class Cell:
         return f"{Path(self.scenario).stem} / {self.arm} / seed {self.seed}"
 
 
+def shipped_scenarios() -> tuple[str, ...]:
+    """The names of the scenarios that come with the lab."""
+    return tuple(sorted(path.stem for path in SCENARIOS.glob("*.yaml")))
+
+
 def scenario_path(name: str) -> Path:
     """A scenario's file, from a path or from the name of one that is shipped."""
     given = Path(name)
@@ -56,18 +62,23 @@ def scenario_path(name: str) -> Path:
         return given
     shipped = SCENARIOS / f"{name}.yaml"
     if not shipped.is_file():
-        known = ", ".join(sorted(path.stem for path in SCENARIOS.glob("*.yaml")))
-        raise ValueError(f"unknown scenario {name!r}; known: {known} (or give a path ending in .yaml)")
+        known = ", ".join(shipped_scenarios())
+        others = f"or a cell of the sweep ({PREFIX}...), or give a path ending in .yaml"
+        raise ValueError(f"unknown scenario {name!r}; known: {known} ({others})")
     return shipped
 
 
 def load_scenario(name: str | Path, workload: str | None = None) -> Scenario:
     """Read and check a scenario by name or path; every mistake is a ValueError naming key, file and line.
 
-    With another `workload` than its own it is refused where it uses a stage or a worker that this one does not have.
+    A cell of the sweep is checked like a file. With another `workload` than its own a scenario is refused where it uses a
+    stage or a worker that this one does not have.
     """
     job_keys, timeouts = ([field.name for field in fields(kind)] for kind in (JobConfig, Timeouts))
-    return read_scenario(scenario_path(str(name)), job_keys, timeouts, posture_switches, workload, SOURCES)
+    words = (job_keys, timeouts, posture_switches, workload, SOURCES)
+    if cell := sweep_cells().get(str(name)):
+        return check_scenario(cell.scenario(), {(): 1}, Path(cell.name), *words)
+    return read_scenario(scenario_path(str(name)), *words)
 
 
 def posture_switches(told: dict[str, Any]) -> dict[str, Any]:
@@ -84,8 +95,11 @@ def posture_switches(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smoke", place: str | None = None) -> Plan:
-    """Fix everything that is still open. Arms of one scenario and seed differ in the faults' kinds and the posture alone."""
-    if arm not in scenario.arms:
+    """Fix everything that is still open. Arms of one scenario and seed differ in the faults' kinds and the posture alone.
+
+    The control of an arm's posture is an arm, too, listed or not.
+    """
+    if not scenario.has_arm(arm):
         raise ValueError(f"scenario {scenario.name!r} has no arm {arm!r}; it has: {', '.join(scenario.arms)}")
     posture, size = scenario.posture_of(arm), profile(profile_name)
     job = job_config({**size.job, **job_of(scenario, posture), "seed": seed})
@@ -102,6 +116,7 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
         "schema_version": SCHEMA_VERSION,
         "scenario": scenario.name,
         "arm": arm,
+        "decoy": scenario.decoy and not is_control(arm),
         "profile": profile_name,
         "posture": posture,
         "seed": seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +46,8 @@ def score_run(paths: RunPaths) -> dict[str, Any]:
         "case_id": manifest["case_id"],
         "manifest_sha256": sha256_file(paths.evidence / "manifest.json"),
         "label": to_dict(label),
+        "impact": truth.load_impact(paths) or outcome["impact"],
+        "decoy": bool(truth.load_plan(paths).get("decoy")),
         **{key: outcome[key] for key in ("scenario", "arm", "seed", "hop")},
         "scored_s": time.time(),
         "verdicts": [_verdict(answer, _Opened(neutral, facts, vocabulary, manifest, own)) for answer in answers.kept],
@@ -62,7 +64,14 @@ def standings(scores: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     # Imported here: the interval brings all of scipy, which scoring one run does not need.
     from diagnosis.summary import summarise
 
-    return summarise({**verdict, "scenario": score["scenario"]} for score in scores for verdict in score["verdicts"])
+    return summarise(verdicts_of(scores))
+
+
+def verdicts_of(scores: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every verdict of several runs, with its case's scenario and whether that was a decoy."""
+    for score in scores:
+        case = {"scenario": score["scenario"], "decoy": score.get("decoy", False)}
+        yield from ({**verdict, **case} for verdict in score["verdicts"])
 
 
 def _checked_answers(paths: RunPaths, label: Label) -> Answers:

@@ -81,11 +81,11 @@ def committed(label: Label, manifest: Path) -> dict[str, Any]:
 def label_of(plan: dict[str, Any], history: list[dict[str, Any]]) -> Label:
     """The answer of the case: what the first real fault to fire hit, and where; the kinds of all; no fault if all are no-ops.
 
-    Where the plan says in which stage the damage is rooted, that stage counts: a trigger at the exit of one stage may be
-    meant for the next.
+    A decoy is no fault either, whatever was done. Where the plan says in which stage the damage is rooted, that stage
+    counts: a trigger at the exit of one stage may be meant for the next.
     """
     faults = [fault for fault in plan["faults"] if fault["kind"] != FaultKind.NOOP]
-    if not faults:
+    if not faults or plan.get("decoy"):
         return NO_FAULT
     fired = {line["fault_id"]: line for line in reversed(history) if line["what"] == "fired"}
     root = min(faults, key=lambda fault: float(fired[fault["id"]]["mono_s"]))

@@ -106,8 +106,7 @@ def seal(paths: RunPaths) -> dict[str, Any]:
 @task(name="diagnose", task_run_name="diagnose {paths.run_id}", **STEP)
 def diagnose(paths: RunPaths, names: list[str] | None = None, tiers: list[str] | None = None) -> list[dict[str, Any]]:
     """Let diagnosers (default: all, on every tier) see the evidence."""
-    chosen = {key: value for key, value in (("names", names), ("tiers", tiers)) if value}
-    return diagnosing.diagnose_run(paths, **chosen)
+    return diagnosing.diagnose_run(paths, names or None, tiers or None)
 
 
 @task(name="open-by-hand", task_run_name="open {paths.run_id}", **STEP)

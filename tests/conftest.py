@@ -83,7 +83,7 @@ def _way_in(aside: Path) -> list[str]:
             continue
         if closed not in covered:
             covered[closed] = hold = aside / str(len(covered))
-            script += [f"mkdir {hold}", f"mount --rbind '{closed}' {hold}", f"mount -t tmpfs -o mode=755 tmpfs '{closed}'"]
+            script += [f"mkdir -p {hold}", f"mount --rbind '{closed}' {hold}", f"mount -t tmpfs -o mode=755 tmpfs '{closed}'"]
         script += [f"mkdir -p '{path}'", f"mount --rbind '{covered[closed] / path.relative_to(closed)}' '{path}'"]
     return ["unshare", "--mount", "sh", "-ec", "; ".join([*script, 'exec "$@"']), "sh"] if script else []
 

@@ -112,8 +112,7 @@ def _answers(run: str, names: tuple[str, ...], tiers: tuple[str, ...]) -> list[d
     from tasks.diagnose import diagnose_run
 
     programs = tuple(name for name in names if name != "chat")
-    chosen = {key: value for key, value in (("names", programs), ("tiers", tiers)) if value}
-    answers = diagnose_run(run_paths(run), **chosen) if programs or not names else []
+    answers = diagnose_run(run_paths(run), programs or None, tiers or None) if programs or not names else []
     if "chat" not in names:
         return answers
     from adapters.chat import endpoint_from_environment

@@ -6,11 +6,9 @@ import gzip
 import importlib
 import json
 import random
-import re
 import shutil
 import zlib
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from storage.truth import load_names
 from tasks import seal
 from tasks.seal import seal_run
 from tests.canary import every_byte, spellings
+from tests.shape import right_by_shape, shape
 from tests.synthetic_case import end_well, healthy_rows, row, seal_with_metrics, with_metrics
 from tests.synthetic_job import CANARY, make_run, write_truth
 
@@ -103,35 +102,6 @@ def test_names_and_clock_change_no_answer(tmp_path: Path, monkeypatch: pytest.Mo
         names = sorted(set(MODULES) - {"random"})
         answers.append({(name, tier): in_own_names(paths, name, tier) for name in names for tier in TIERS})
     assert answers[0] == answers[1]
-
-
-def shape(case: Path) -> list[float]:
-    """What a case tells without a line of it being read: files, times, modes, columns, counts; no sizes, which are impact."""
-    manifest = json.loads((case / "manifest.json").read_text())
-    paths = sorted(case.rglob("*"))
-    files = [path for path in paths if path.is_file()]
-    columns = [len(path.read_text().splitlines()) for path in files if path.suffix == ".jsonl"]
-    names = [int(found, 16) for found in re.findall(r"w-([0-9a-f]{4})", " ".join(manifest["vocabulary"]["components"]))]
-    inodes = [path.stat().st_ino for path in files]
-    order = sum(a < b for a, b in pairwise(inodes))
-    listed = len(json.dumps({**manifest, "files": sorted(manifest["files"])}))
-    figures = [len(files), len(columns), max(columns), min(columns), listed, order, *names]
-    return [float(figure) for figure in (*figures, manifest["clock"]["start_s"], *{path.stat().st_mtime for path in paths})]
-
-
-def right_by_shape(shapes: list[list[float]], answers: list[str]) -> int:
-    """How many answers the nearest other case (each figure scaled by its spread) gives away, one left out at a time."""
-    spreads = [(max(column) - min(column)) or 1.0 for column in zip(*shapes, strict=True)]
-
-    def distance(a: list[float], b: list[float]) -> float:
-        return sum(((x - y) / spread) ** 2 for x, y, spread in zip(a, b, spreads, strict=True))
-
-    right = 0
-    for number, one in enumerate(shapes):
-        others = [other for other in range(len(shapes)) if other != number]
-        nearest = min(others, key=lambda other: distance(one, shapes[other]))
-        right += answers[nearest] == answers[number]
-    return right
 
 
 def test_the_shape_of_a_case_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

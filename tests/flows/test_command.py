@@ -44,6 +44,16 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
     assert all(command.help for command in cli.commands.values())
 
 
+def test_the_cells_of_the_sweep_are_listed(tmp_path: Path) -> None:
+    """All, or of one split; what there is no cell of has its reason. Each listed name can be given to `run`."""
+    whole = json.loads(call(tmp_path, "benchmark", "cells", "--json").stdout)
+    held = json.loads(call(tmp_path, "benchmark", "cells", "--split", "held-out", "--json").stdout)
+    assert 0 < len(held) < len(whole) > 100 and {cell["split"] for cell in held} == {"held-out"}
+    assert all(row["reason"] for row in json.loads(call(tmp_path, "benchmark", "cells", "--left-out", "--json").stdout))
+    told = call(tmp_path, "run", held[0]["name"], "--arm", "nonsense").stderr
+    assert f"scenario '{held[0]['name']}' has no arm 'nonsense'; it has: control, legacy" in told
+
+
 BAD = {
     "unknown verb": (["nonsense"], "No such command 'nonsense'"),
     "unknown scenario": (["run", "nonsense"], "unknown scenario 'nonsense'; known: "),

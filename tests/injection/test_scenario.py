@@ -188,6 +188,7 @@ REFUSALS = [
         17,
         "expected.arms.legacy: 'dies' is not allowed; allowed: 'survives'",
     ),
+    ("job: {steps: 12}", "decoy: true", 15, "expected: a decoy has no root and no error: every arm of it survives"),
     (
         "until: {after_s: 2}",
         "until: {after_s: 2, when: end}",

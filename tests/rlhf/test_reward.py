@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from rlhf import links, reward
-from rlhf.config import JobConfig
+from rlhf.config import JobConfig, Posture
 from rlhf.errors import FrameworkError
 from rlhf.metaserver import serve_app
 from rlhf.stats import StatsTracker
@@ -62,4 +62,12 @@ def test_nobody_to_score_is_a_reward_error(client: reward.RewardClient, folder: 
     client.step = 5
     with pytest.raises(FrameworkError, match="RewardError: reward of step 5"):
         client.score(["1"], ["1"])
+    assert folder.stats("rollout0", "rpc/score/failed_count") == [1.0]
+
+
+def test_nobody_to_score_may_be_reward_zero(folder: JobFolder) -> None:
+    """With posture `on_reward_failure: zero` a lost reward process costs a warning and the rewards; the failed call is told."""
+    config = JobConfig(posture=Posture(on_reward_failure="zero"))
+    with StatsTracker(folder.path / "stats" / "rollout0.jsonl", "rollout0") as stats:
+        assert reward.RewardClient("rollout0", config, stats).score(["1", "2"], ["1", "2"]) == [0.0, 0.0]
     assert folder.stats("rollout0", "rpc/score/failed_count") == [1.0]

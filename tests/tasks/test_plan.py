@@ -11,19 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from injection.marks import ScenarioError
+from injection.sweep import sweep_cells
 from rlhf.config import HARDENED, Posture
 from tasks.plan import SCENARIOS, Cell, load_scenario, make_plan, matrix_cells, plan_cell, plan_hash
 from tasks.profiles import PROFILES, SOURCES
 from telemetry.spec import SOURCES as ALL_SOURCES
 
 SHIPPED = sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
+SWEEP = sorted(sweep_cells())
 WITH_BOTH = [name for name in SHIPPED if {"control", "legacy"} <= set(load_scenario(name).arms)]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, *SWEEP])
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_every_shipped_scenario_can_be_planned_in_every_profile(name: str, profile: str) -> None:
-    """What we ship works: each scenario has a plan in each arm and profile, with all draws made."""
+    """What we ship works: each scenario and each cell of the sweep has a plan in each arm and profile, with all draws made."""
     scenario = load_scenario(name)
     for arm in scenario.arms:
         plan = make_plan(scenario, arm, seed=5, profile_name=profile, place="virtual-cluster")
@@ -40,7 +42,7 @@ def without_effect(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), name=st.sampled_from(WITH_BOTH))
+@given(seed=st.integers(0, 10**6), name=st.sampled_from([*WITH_BOTH, *SWEEP]))
 def test_the_arms_of_one_seed_differ_in_the_kind_of_fault_alone(seed: int, name: str) -> None:
     """Target, step and everything else of a control arm are those of the legacy arm; its faults are noops."""
     scenario = load_scenario(name)
@@ -83,6 +85,7 @@ def test_a_matrix_begins_with_healthy_runs_and_holds_every_arm() -> None:
     ("scenario", "arm", "profile", "sentence"),
     [
         ("no-such", "legacy", "smoke", "unknown scenario 'no-such'; known: .*no-fault"),
+        ("sweep-noop-train-train", "legacy", "smoke", "unknown scenario 'sweep-noop-train-train'; .* a cell of the sweep"),
         ("no-fault", "legacy", "smoke", "scenario 'no-fault' has no arm 'legacy'; it has: control"),
         ("no-fault", "control", "huge", "unknown profile 'huge'; known: smoke"),
         ("missing.yaml", "legacy", "smoke", "no such scenario file: missing.yaml"),
@@ -149,6 +152,23 @@ def test_a_posture_is_what_its_arm_says(tmp_path: Path) -> None:
         path = write("legacy, hardened", f"{{one: {wrong}}}")
         with pytest.raises(ScenarioError, match=r"p\.yaml:\d+: postures\.one: "):
             load_scenario(path)
+
+
+def test_a_decoy_is_claimed_to_do_nothing() -> None:
+    """Its arm with an act of a real kind is marked and must survive; its control is as any other. It has no root."""
+    for name in (name for name in SHIPPED if load_scenario(name).decoy):
+        acted, calm = (make_plan(load_scenario(name), arm, 3, place="virtual-cluster") for arm in ("legacy", "control"))
+        assert (acted["decoy"], acted["expected"], calm["decoy"], calm["expected"]) == (True, {"survives": True}, False, {})
+        assert {fault["kind"] for fault in acted["faults"]} != {"noop"} == {fault["kind"] for fault in calm["faults"]}
+
+
+def test_the_control_of_a_listed_posture_is_an_arm() -> None:
+    """`hardened-control` can be planned where `hardened` is listed, and nowhere else; the list itself stays as it is."""
+    plan = make_plan(load_scenario("weight-sync-link"), "hardened-control", 1, place="virtual-cluster")
+    assert (plan["posture"], plan["faults"][0]["kind"]) == ("hardened", "noop")
+    assert "hardened-control" not in {cell.arm for cell in matrix_cells(["weight-sync-link"], [], 1, 0, 1, "smoke")}
+    with pytest.raises(ValueError, match="has no arm 'hardened-control'"):
+        make_plan(load_scenario("no-fault"), "hardened-control", 1)
 
 
 def test_another_workload_is_refused_where_it_cannot_be() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.layout import RunPaths
-from storage.truth import load_names, save_salt
+from storage.truth import load_names, load_plan, save_salt
 from tasks.answers import keep_answer, read_answers
 from tasks.diagnose import diagnose_run
 from tasks.score import SealBrokenError, score_run, standings
@@ -111,6 +111,20 @@ def test_a_failure_of_ours_is_nobodys_score(run: RunPaths) -> None:
     keep_answer(run, {**read_answers(run).kept[0], "diagnosis": None, "status": "unknown", "reason": "the reader ended"}, "")
     outcomes = {verdict["diagnoser"]: verdict["outcome"] for verdict in score_run(run)["verdicts"]}
     assert outcomes["first-error"] == "unknown"
+
+
+def test_blaming_a_decoy_is_false_blame_and_told_apart(tmp_path: Path) -> None:
+    """Of two cases without a fault one is a decoy: blaming both is 2 of 2 false blame, 1 of 1 of decoys."""
+    runs = [make_run(tmp_path, "noop"), make_run(tmp_path, "network-delay")]
+    runs[1].plan.write_text(json.dumps(load_plan(runs[1]) | {"decoy": True}))
+    for paths in runs:
+        seal_run(paths)
+        diagnose_run(paths, ["prior-only"], ["T0"])
+    scores = [score_run(paths) for paths in runs]
+    assert [score["decoy"] for score in scores] == [False, True]
+    [row] = standings(scores)
+    told = [(row[name]["successes"], row[name]["n"]) for name in ("false_blame", "false_blame_decoys")]
+    assert told == [(2, 2), (1, 1)] and row["grains"] == {}
 
 
 def test_a_run_without_answers_scores_nothing(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import pytest
 
 from storage.records import Label
 from storage.seal import commit, verify_seal
-from storage.truth import load_label, load_names, load_salt
-from tasks.seal import commitment, committed, label_of, seal_run
+from storage.truth import load_label, load_names, load_plan, load_salt
+from tasks.seal import NO_FAULT, NotSealableError, commitment, committed, label_of, seal_run
 from tests.synthetic_job import CANARY, FAULT, make_run
 
 
@@ -62,6 +62,19 @@ def test_a_run_whose_fault_is_not_proven_is_not_sealed(tmp_path: Path, lose: str
     with pytest.raises(ValueError, match=reason):
         seal_run(paths)
     assert not paths.evidence.exists()
+
+
+def test_what_a_decoy_does_is_no_fault(tmp_path: Path) -> None:
+    """Something was done and proven, and the label is that of a run in which nothing was; unproven it is no case either."""
+    paths = make_run(tmp_path, "network-delay")
+    paths.plan.write_text(json.dumps(load_plan(paths) | {"decoy": True}))
+    history = paths.history.read_text()
+    paths.history.write_text("")
+    with pytest.raises(NotSealableError, match="fault f1 was not fired"):
+        seal_run(paths)
+    paths.history.write_text(history)
+    seal_run(paths)
+    assert load_label(paths) == NO_FAULT
 
 
 def test_a_case_is_sealed_once(tmp_path: Path) -> None:
