@@ -35,16 +35,8 @@ def diagnose_run(
     An answer given after the score was written is marked as such. Unless ``again``, what the same code has answered already
     is left as it is, also of a case that is revealed. So many run ``at_once``, which makes each of them slower.
     """
-    files = {name: builtin(name) for name in (MODULES if names is None else names)}
-    wanted = None if tiers is None else tuple(tiers)
-    levels = {name: tiers_of(name) if wanted is None else wanted for name in files}
-    unknown = [tier for name in files for tier in levels[name] if tier not in TIERS]
-    if unknown:
-        raise ValueError(f"no tier {unknown[0]!r}; there are {', '.join(TIERS)}")
-    for name in files:
-        interpreter_of(name)
-    code = {name: code_sha256(file) for name, file in files.items()}
-    asked = [(name, tier) for name in files for tier in levels[name]]
+    asked = _asked(MODULES if names is None else names, None if tiers is None else tuple(tiers))
+    code = {name: code_sha256(builtin(name)) for name, _ in asked}
     if not again:
         done = {(one["diagnoser"], one["tier"], one["code_sha256"]) for one in read_answers(paths).kept if _final(one)}
         asked = [(name, tier) for name, tier in asked if (name, tier, code[name]) not in done]
@@ -61,6 +53,19 @@ def diagnose_run(
             keep_answer(paths, answer_of(paths, name, tier, came, code[name]), came.calls)
             for (name, tier), came in zip(asked, attempts, strict=True)
         ]
+
+
+def _asked(names: Iterable[str], tiers: tuple[str, ...] | None) -> list[tuple[str, str]]:
+    """Who is asked on which tier. Raises ValueError for an unknown name or tier, and without the environment that one needs."""
+    asked: list[tuple[str, str]] = []
+    for name in dict.fromkeys(names):
+        builtin(name)
+        interpreter_of(name)
+        asked += [(name, tier) for tier in (tiers_of(name) if tiers is None else tiers)]
+    unknown = [tier for _, tier in asked if tier not in TIERS]
+    if unknown:
+        raise ValueError(f"no tier {unknown[0]!r}; there are {', '.join(TIERS)}")
+    return asked
 
 
 def _final(answer: dict[str, Any]) -> bool:

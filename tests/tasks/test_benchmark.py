@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diagnosis.sandbox import Attempt, attempt
+from diagnosis.sandbox import Attempt, attempt_by
 from injection.scenario import is_control
 from injection.sweep import sweep_cells
 from storage.layout import RunPaths, runs_dir
@@ -176,11 +176,11 @@ def test_a_stored_diagnosis_is_not_made_again(wanted: Wanted, tmp_path: Path, mo
     first = measure(out, [], ["last-error"], ["T0", "T1"], lambda _: None, at_once=2)
     asked: list[str] = []
 
-    def watched(file: Path, evidence: Path, tier: str) -> Attempt:
+    def watched(name: str, evidence: Path, tier: str) -> Attempt:
         asked.append(tier)
-        return attempt(file, evidence, tier)
+        return attempt_by(name, evidence, tier)
 
-    monkeypatch.setattr("tasks.diagnose.attempt", watched)
+    monkeypatch.setattr("tasks.diagnose.attempt_by", watched)
     again = measure(out, [], ["last-error"], ["T0", "T1"], lambda _: None)
     assert asked == [] and [score["verdicts"] for score in again.values()] == [score["verdicts"] for score in first.values()]
     monkeypatch.setattr("tasks.diagnose.code_sha256", lambda _: "other")
