@@ -71,8 +71,9 @@ class LocalFolder:
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Written under a hidden name, fsynced, renamed, and the folder fsynced."""
-        self.path.mkdir(parents=True, exist_ok=True)
         try:
+            if not self.path.is_dir():
+                self.path.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path / name, data)
         except OSError:
             # The caller keeps the rows and writes them again: whatever of them is visible by now would count twice.
