@@ -67,7 +67,7 @@ def in_memory(schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields, schema.metadata)
 
 
-def encode(rows: pa.Table, effort: Effort = Effort.LIVE) -> memoryview:
+def encode(rows: pa.Table, effort: Effort = Effort.LIVE) -> pa.Buffer:
     """The bytes of a segment of rows that are `rounded`. ``rows.schema`` carries table, version and units."""
     rows = rows.unify_dictionaries().combine_chunks()
     if effort in (Effort.CLOSED, Effort.KEPT):
@@ -78,7 +78,7 @@ def encode(rows: pa.Table, effort: Effort = Effort.LIVE) -> memoryview:
     with pq.ParquetWriter(sink, rows.schema, compression=codec, compression_level=level, **_layout(rows.schema, group)) as file:
         file.write_table(rows, group)
         file.add_key_value_metadata(_told(rows.schema))
-    return memoryview(sink.getvalue())
+    return sink.getvalue()
 
 
 def decode(data: bytes | memoryview, schema: pa.Schema) -> pa.Table:
