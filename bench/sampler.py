@@ -1,15 +1,17 @@
-"""Cost of sampling, beside others: ``python bench/sampler.py [ours] [psutil] [exporters] [--seconds 40]``. Prints JSON.
+"""Cost of sampling, beside others: ``python bench/sampler.py [ours] [awake] [psutil] [exporters] [--seconds 40]``. Prints JSON.
 
 48 sleeping processes are looked at once and ten times a second by
 
     ours       the real sampler program with its Parquet: alone, with the sources of a usual run, and with every one there is
                (`bench/job_around.py` makes what they look at). ``read_core_ratio`` is the part that reads, measured by reading
                in this process
+    awake      the same, alone, on 48 that wake twenty times a second: what has not run costs less to look at
     psutil     a loop that asks psutil for the same figures of each process, `oneshot`, and stores nothing
     exporters  Prometheus' node-exporter and a process-exporter with a group a process, scraped as often; what Prometheus itself
                needs to store is not counted. They are looked for in the PATH
 
-``core_ratio`` is CPU time (user and system, after start-up) per second, as a share of one core; it counts in ticks of 10 ms.
+``core_ratio`` is CPU time (user and system, after start-up) per second, as a share of one core, by the kernel's clock of the
+process, in nanoseconds. ``load_before`` says how busy the machine was: on a busy one all of it costs up to twice as much.
 """
 
 from __future__ import annotations
@@ -35,12 +37,17 @@ from bench.job_around import job_around
 from storage.reader import read_table
 from storage.schemas import METRICS
 from tasks.profiles import SOURCES as USUAL
-from telemetry.process import TICKS_PER_S, split_stat
+from telemetry.process import split_stat
 from telemetry.sampler import Sampler
 from telemetry.spec import SOURCES, load_spec
 
 PROCESSES = 48
 RATES_HZ = (1.0, 10.0)
+WAKES = """
+import time
+while True:
+    time.sleep(0.05)
+"""
 ROOT = Path(__file__).resolve().parent.parent
 
 PSUTIL_LOOP = """
@@ -59,12 +66,12 @@ while True:
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("parts", nargs="*", choices=[[], "ours", "psutil", "exporters"])
+    options.add_argument("parts", nargs="*", choices=[[], "ours", "awake", "psutil", "exporters"])
     options.add_argument("--seconds", type=float, default=40.0)
     told = options.parse_args()
     sleepers = [subprocess.Popen(["sleep", "100000"]) for _ in range(PROCESSES)]
     runs: dict[str, object] = {"processes": PROCESSES, "seconds": told.seconds, "load_before": os.getloadavg()[0]}
-    parts = {"ours": ours, "psutil": psutil_loop, "exporters": exporters}
+    parts = {"ours": ours, "awake": awake, "psutil": psutil_loop, "exporters": exporters}
     try:
         for name in told.parts or parts:
             runs[name] = parts[name]([sleeper.pid for sleeper in sleepers], told.seconds)
@@ -78,12 +85,8 @@ def main() -> None:
 def ours(pids: list[int], seconds: float) -> dict[str, object]:
     runs: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
-        registry = Path(folder) / "registry"
-        registry.mkdir()
-        for number, pid in enumerate(pids):
-            register(registry, f"rollout{number}", pid)
-        time.sleep(1.5)  # the registry's folder time settles, as it does in a running job
-        around = {"registry": str(registry), **job_around(Path(folder), [f"rollout{n}" for n in range(len(pids))], "rollouts")}
+        told = {"registry": str(registered(Path(folder), pids))}
+        around = {**told, **job_around(Path(folder), [f"rollout{n}" for n in range(len(pids))], "rollouts")}
         for name, sources in (("processes", ()), ("usual", USUAL), ("all", tuple(SOURCES))):
             told = {**around, "sources": sources, "out": str(Path(folder) / name)}
             read_s = read_cost_s(told)
@@ -91,6 +94,31 @@ def ours(pids: list[int], seconds: float) -> dict[str, object]:
             for hz in RATES_HZ:
                 runs[f"{name}_{hz:g}_hz"] = measure({**told, "out": f"{told['out']}{hz:g}", "hz": hz}, seconds, read_s * hz)
     return runs
+
+
+def awake(_pids: list[int], seconds: float) -> dict[str, object]:
+    wakers = [subprocess.Popen([sys.executable, "-S", "-c", WAKES]) for _ in range(PROCESSES)]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            told = {"registry": str(registered(Path(folder), [waker.pid for waker in wakers])), "out": f"{folder}/awake"}
+            read_s = read_cost_s(told)
+            return {
+                f"{hz:g}_hz": measure({**told, "out": f"{folder}/{hz:g}", "hz": hz}, seconds, read_s * hz) for hz in RATES_HZ
+            }
+    finally:
+        for waker in wakers:
+            waker.kill()
+            waker.wait()
+
+
+def registered(folder: Path, pids: list[int]) -> Path:
+    """A registry of these processes."""
+    registry = folder / "registry"
+    registry.mkdir()
+    for number, pid in enumerate(pids):
+        register(registry, f"rollout{number}", pid)
+    time.sleep(1.5)  # the folder's time settles, as it does in a running job
+    return registry
 
 
 def register(registry: Path, component: str, pid: int) -> None:
@@ -102,10 +130,10 @@ def register(registry: Path, component: str, pid: int) -> None:
 def read_cost_s(told: dict[str, object]) -> float:
     """CPU seconds of one reading of everything except the slow beat."""
     sampler = Sampler(load_spec(written(told)))
-    sampler.sample(time.time(), time.monotonic())
+    sampler.sample(time.monotonic())
     before, turns = time.process_time(), 200
     for _ in range(turns):
-        sampler.sample(time.time(), time.monotonic())
+        sampler.sample(time.monotonic())
     spent = time.process_time() - before
     sampler.close()
     return spent / turns
@@ -125,7 +153,8 @@ def measure(told: dict[str, object], seconds: float, read_core_ratio: float) -> 
         if sampler.poll() is not None:
             raise SystemExit(f"the sampler ended with {sampler.returncode}")
         time.sleep(0.1)
-    ratio = core_ratio([sampler.pid], seconds)
+    children = Path(f"/proc/{sampler.pid}/task/{sampler.pid}/children").read_text()  # who ask disks for it
+    ratio = core_ratio([sampler.pid, *map(int, children.split())], seconds)
     sampler.send_signal(signal.SIGTERM)
     sampler.wait(60)
     table, problems = read_table(out, METRICS)
@@ -206,8 +235,8 @@ def core_ratio(pids: list[int], seconds: float, hz: float = 1.0, act: Callable[[
 
 
 def cpu_s(pid: int) -> float:
-    fields = split_stat(Path(f"/proc/{pid}/stat").read_bytes())
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    """CPU time of a process and its threads so far, by the kernel's clock of it (CPUCLOCK_SCHED)."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,17 @@ class Section:
     verdicts: list[Verdict]
 
 
-def render(name: str, cases: Sequence[Case], comparison: Comparison, bands: Mapping[str, Mapping[Key, Band]], made: str) -> str:
-    """The page as HTML. `bands` holds the healthy bands each run was compared with; `made` says when and by what."""
+def render(
+    name: str,
+    cases: Sequence[Case],
+    comparison: Comparison,
+    bands: Mapping[str, Mapping[Key, Band]],
+    made: str,
+    clocks: Sequence[str] = (),
+) -> str:
+    """The page as HTML. `bands` holds the healthy bands each run was compared with; `made` says when and by what; `clocks`
+    when times between hosts meant nothing.
+    """
     answers = [verdict for case in cases for verdict in verdicts(case)]
     environment = Environment(loader=PackageLoader("report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters.update(
@@ -71,6 +80,7 @@ def render(name: str, cases: Sequence[Case], comparison: Comparison, bands: Mapp
         confusions=confusions(cases),
         quiet=[run for run in comparison.runs if run.run_id in {case.run_id for case in cases if not case.faulty}],
         comparison=comparison,
+        clocks=clocks,
         most=MOST_LISTED,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,13 @@ class ClockGap:
     to_s: float
     offset_s: float
     """the largest in between, by its size"""
+
+    def told(self) -> str:
+        """For a person who reads times of this run."""
+        start, end = (time.strftime("%H:%M:%S", time.gmtime(seconds)) for seconds in (self.from_s, self.to_s))
+        away = f"{abs(self.offset_s):.3f} s {'ahead' if self.offset_s > 0 else 'behind'}"
+        where = f"{self.run_id}: from {start} to {end} UTC the clock of {self.host} was {away}"
+        return f"{where}: a time between it and another host means nothing"
 
 
 def clock_gaps(run_ids: Sequence[str] | None = None) -> list[ClockGap]:

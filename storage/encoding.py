@@ -12,7 +12,6 @@ it is more than any source can tell; the noise below would be most of a stored s
 
 from __future__ import annotations
 
-import io
 import json
 from enum import Enum
 from typing import Any
@@ -68,22 +67,18 @@ def in_memory(schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields, schema.metadata)
 
 
-def encode(rows: pa.Table, effort: Effort = Effort.LIVE) -> memoryview:
-    """The bytes of a segment. ``rows.schema`` carries table, version and units."""
-    table = table_of(rows.schema)
+def encode(rows: pa.Table, effort: Effort = Effort.LIVE) -> pa.Buffer:
+    """The bytes of a segment of rows that are `rounded`. ``rows.schema`` carries table, version and units."""
     rows = rows.unify_dictionaries().combine_chunks()
     if effort in (Effort.CLOSED, Effort.KEPT):
-        rows = in_series(rows, table)
-    if table == "metrics":
-        rows = rounded(rows)
+        rows = in_series(rows, table_of(rows.schema))
     codec, level = effort.value
     group = _KEPT_GROUP_ROWS if effort is Effort.KEPT else _GROUP_ROWS
-    layout = _layout(rows.schema, group)
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, rows.schema, compression=codec, compression_level=level, **layout) as file:
+    sink = pa.BufferOutputStream()  # Arrow's own memory: a file of Python's would be called for each piece
+    with pq.ParquetWriter(sink, rows.schema, compression=codec, compression_level=level, **_layout(rows.schema, group)) as file:
         file.write_table(rows, group)
         file.add_key_value_metadata(_told(rows.schema))
-    return buffer.getbuffer()
+    return sink.getvalue()
 
 
 def decode(data: bytes | memoryview, schema: pa.Schema) -> pa.Table:
@@ -156,38 +151,44 @@ def in_series(rows: pa.Table, table: str) -> pa.Table:
 
 
 def rounded(rows: pa.Table) -> pa.Table:
-    """The metrics with clocks and values as exact as they are kept."""
-    for name, to_grid in (("wall_s", _to_clock), ("mono_s", _to_clock), ("value", _to_significant)):
-        at = rows.schema.get_field_index(name)
-        column = rows.column(at).combine_chunks()
-        kept = _each_block(column, to_grid)
+    """Rows as exact as they are kept: clocks and values of metrics are rounded, all else is as it was."""
+    if table_of(rows.schema) != "metrics" or not rows.num_rows:
+        return rows
+    columns = dict(zip(rows.column_names, _arrays(rows), strict=True))
+    rates = _sampled_rates(columns["unit"], columns["step"])
+    for name in ("wall_s", "mono_s", "value"):
+        column = columns[name]
+        valid, data = column.buffers()
+        values = np.frombuffer(data, np.float64, len(column), column.offset * 8)
+        kept = _each_block(values, _to_significant if name == "value" else _to_clock)
         if name == "value":
-            rates = _sampled_rates(rows)
-            fine = kept[rates]
-            coarse = np.empty_like(fine)
-            with np.errstate(invalid="ignore"):
-                _to_significant(fine, coarse, _DROPPED_OF_RATES)
-            kept[rates] = coarse
-        valid = pa.array(column.is_valid()).buffers()[1] if column.null_count else None
-        rows = rows.set_column(
-            at, rows.schema.field(at), pa.Array.from_buffers(pa.float64(), len(column), [valid, pa.py_buffer(kept)])
-        )
-    return rows
+            kept[rates] = _each_block(kept[rates], _to_rate)
+        if column.offset and column.null_count:
+            valid = column.is_valid().buffers()[1]
+        columns[name] = pa.Array.from_buffers(pa.float64(), len(column), [valid, pa.py_buffer(kept)])
+    return pa.Table.from_arrays(list(columns.values()), schema=rows.schema)
 
 
-def _sampled_rates(rows: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which rows are rates and belong to no step: the sampler's. In NumPy, whose calls cost least on a flush's few rows."""
-    unit = rows.column("unit").combine_chunks().dictionary_encode()
+def _arrays(rows: pa.Table) -> list[pa.Array]:
+    """Each column as one array; a flush's are already."""
+    if any(column.num_chunks != 1 for column in rows.columns):
+        rows = rows.unify_dictionaries().combine_chunks()
+    return [column.chunk(0) for column in rows.columns]
+
+
+def _sampled_rates(unit: pa.Array, step: pa.Array) -> npt.NDArray[np.intp]:
+    """Where rows are rates and belong to no step: the sampler's. In NumPy, whose calls cost least on a flush's few rows."""
+    unit = unit.dictionary_encode()
     known = np.array([text in _RATES for text in [*unit.dictionary.to_pylist(), ""]], np.bool_)
-    codes = unit.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)
-    steps = rows.column("step").combine_chunks().fill_null(0).to_numpy(zero_copy_only=False)
-    found: npt.NDArray[np.bool_] = known[codes] & (steps == -1)
-    return found
+    return np.flatnonzero(known[_filled(unit.indices, len(known) - 1)] & (_filled(step, 0) == -1))
 
 
-def _each_block(column: pa.DoubleArray, to_grid: Any) -> Floats:
-    raw = column.buffers()
-    old = np.frombuffer(raw[1], np.float64, len(column), column.offset * 8) if len(column) else np.empty(0)
+def _filled(column: pa.Array, missing: int) -> npt.NDArray[np.int32]:
+    filled: npt.NDArray[np.int32] = (column.fill_null(missing) if column.null_count else column).to_numpy()
+    return filled
+
+
+def _each_block(old: Floats, to_grid: Any) -> Floats:
     new = np.empty_like(old)
     with np.errstate(invalid="ignore", over="ignore"):  # whatever lies where a value is missing
         for start in range(0, len(old), _BLOCK):
@@ -207,6 +208,10 @@ def _to_significant(old: Floats, new: Floats, dropped_bits: int = _DROPPED_BITS)
     bits = old.view(np.int64) + (1 << (dropped_bits - 1))
     np.bitwise_and(bits, ~((1 << dropped_bits) - 1), out=new.view(np.int64))
     np.copyto(new, old, where=(old == np.rint(old)) | ~np.isfinite(old))
+
+
+def _to_rate(old: Floats, new: Floats) -> None:
+    _to_significant(old, new, _DROPPED_OF_RATES)
 
 
 def _told(schema: pa.Schema) -> dict[bytes, bytes]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
 from pyarrow import fs
 
 from storage.atomic import write_atomic
@@ -31,7 +32,7 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes:
         """All bytes of a plain file. FileNotFoundError when it has gone; OSError also for what is no plain file."""
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes | memoryview | pa.Buffer) -> None:
         """Make the file durable and visible at once. OSError leaves nothing visible."""
 
     def remove(self, name: str) -> None:
@@ -69,10 +70,11 @@ class LocalFolder:
                 raise OSError("not a plain file")
             return file.read()
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes | memoryview | pa.Buffer) -> None:
         """Written under a hidden name, fsynced, renamed, and the folder fsynced."""
-        self.path.mkdir(parents=True, exist_ok=True)
         try:
+            if not self.path.is_dir():
+                self.path.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path / name, data)
         except OSError:
             # The caller keeps the rows and writes them again: whatever of them is visible by now would count twice.
@@ -110,11 +112,11 @@ class StoreFolder:
         with self._store.open_input_stream(f"{self._path}/{name}") as stream:
             return bytes(stream.read())
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes | memoryview | pa.Buffer) -> None:
         """One upload; what is torn by a kill of an upload in parts is never completed, hence never seen."""
         try:
             with self._store.open_output_stream(f"{self._path}/{name}") as stream:
-                stream.write(data)
+                stream.write(_arrows_own(data))
         except OSError:
             self.remove(name)
             raise
@@ -126,6 +128,15 @@ class StoreFolder:
 
     def remove_unfinished(self) -> None:
         """Nothing: an upload that was not completed is no object."""
+
+
+def _arrows_own(data: bytes | memoryview | pa.Buffer) -> pa.Buffer:
+    """Bytes that a thread of Arrow's may let go of late: of Python's, that would want an interpreter that may have ended."""
+    if isinstance(data, pa.Buffer):
+        return data
+    own = pa.BufferOutputStream()
+    own.write(data)
+    return own.getvalue()
 
 
 def open_folder(where: Folder | Path | str) -> Folder:

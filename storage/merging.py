@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from storage.encoding import Effort, encode, facts
+from storage.encoding import Effort, encode, facts, rounded
 from storage.folders import Folder, open_folder
 from storage.reader import each_segment, read_segment
 from storage.segments import Segment, segment_name, segment_of
@@ -22,7 +22,7 @@ MOST_ROWS = 1_000_000
 
 
 def write_rows(folder: Folder, rows: pa.Table, writer: str, numbers: range, generation: int, effort: Effort) -> Segment:
-    """Make one segment visible. Raises OSError, and then nothing is."""
+    """Make one segment of rows that are `rounded` visible. Raises OSError, and then nothing is."""
     data = encode(rows, effort)
     crc = zlib.crc32(data)
     name = segment_name(writer, numbers[0], numbers[-1], generation, crc)
@@ -35,7 +35,7 @@ def merge(folder: Folder, segments: Sequence[Segment], schema: pa.Schema, effort
 
     Raises SegmentError or OSError: nothing has changed then.
     """
-    rows = pa.concat_tables([read_segment(folder, segment.name, schema) for segment in segments])
+    rows = rounded(pa.concat_tables([read_segment(folder, segment.name, schema) for segment in segments]))
     numbers = range(segments[0].first, segments[-1].last + 1)
     generation = 1 + max(segment.generation for segment in segments)
     return write_rows(folder, rows, segments[0].writer, numbers, generation, effort)
@@ -61,7 +61,7 @@ def compact_table(where: Folder | Path | str, schema: pa.Schema) -> list[str]:
 
 def _repack(folder: Folder, segment: Segment, schema: pa.Schema) -> None:
     """Encode a segment anew if that spares anything."""
-    smaller = encode(read_segment(folder, segment.name, schema), Effort.KEPT)
+    smaller = encode(rounded(read_segment(folder, segment.name, schema)), Effort.KEPT)
     if len(smaller) < len(folder.read(segment.name)):
         merge(folder, [segment], schema, Effort.KEPT)
 

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.encoding import Effort, in_memory
+from storage.encoding import Effort, in_memory, rounded
 from storage.folders import Folder, open_folder
 from storage.merging import write_rows
 from storage.segments import Segment, segment_of
@@ -51,7 +51,8 @@ class TableWriter:
     """Writes rows of one table. Thread-safe; a background thread flushes every ``flush_s`` seconds, or call `flush`.
 
     ``where`` is a folder or a URI. ``writer`` names this writer's segments (default: the process id) and must be unique among
-    those alive on the folder, whatever their host.
+    those alive on the folder, whatever their host. ``waiting`` is asked at each flush, by the thread that does it, for rows
+    that somebody else holds until then.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class TableWriter:
         flush_s: float = 2.0,
         flush_rows: int = 200_000,
         writer: str = "",
+        waiting: Callable[[], pa.Table] | None = None,
     ) -> None:
         self.folder = open_folder(where)
         self.schema = schema
@@ -69,12 +71,13 @@ class TableWriter:
         if not (self._writer.isascii() and self._writer.isalnum()):
             raise ValueError(f"a writer's name is letters and digits, not {writer!r}")
         self._next = next_number(self.folder, self._writer)
-        self._before: Before = {}
-        self._batches: list[pa.RecordBatch] = []
+        self._held = in_memory(schema)
+        self._waiting = waiting
+        self._appended: list[pa.Table] = []
         self._rows = 0
         self._small: list[_Small] = []
         self._replaced: deque[tuple[float, Segment]] = deque()
-        self._failure: TableWriteError | None = None
+        self._failure: Exception | None = None
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._stop = threading.Event()
@@ -84,23 +87,25 @@ class TableWriter:
     def append(self, rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]]) -> int:
         """Add rows: equally long columns by name (a missing column is null), or tuples in schema order. Returns how many.
 
-        A column that is the very list of the call before is not encoded again: such a list must not be changed meanwhile.
-        Raises ValueError or TypeError for data that does not fit the schema (nothing is added then), and TableWriteError if an
-        earlier flush in the background failed.
+        Raises ValueError or TypeError for data that does not fit the schema (nothing is added then), and as `check`.
         """
         if self._stop.is_set():
             raise ValueError("the writer is closed")
-        batch = to_batch(rows, self.schema, self._before)
+        added = to_table(rows, self._held)
         with self._lock:
-            self._batches.append(batch)
-            self._rows += batch.num_rows
+            self._appended.append(added)
+            self._rows += added.num_rows
             full = self._rows >= self._flush_rows
-            failure, self._failure = self._failure, None
-        if failure:
-            raise failure
+        self.check()
         if full:
             self.flush()
-        return int(batch.num_rows)
+        return int(added.num_rows)
+
+    def check(self) -> None:
+        """Raise, once, what a flush in the background failed with: a TableWriteError, or a mistake of who holds rows back."""
+        failure, self._failure = self._failure, None
+        if failure:
+            raise failure
 
     def flush(self) -> None:
         """Make everything appended so far visible. Raises TableWriteError."""
@@ -127,9 +132,10 @@ class TableWriter:
         self.close()
 
     def _write(self, effort: Effort) -> None:
+        more = [self._waiting()] if self._waiting else []
         with self._lock:
-            batches, self._batches, self._rows = self._batches, [], 0
-        rows = pa.Table.from_batches(batches, in_memory(self.schema))
+            tables, self._appended, self._rows = [*self._appended, *more], [], 0
+        rows = rounded(pa.concat_tables(tables)) if tables else self._held.empty_table()
         if not rows.num_rows:
             return
         if effort is Effort.LIVE and rows.num_rows >= _ENOUGH_ROWS:
@@ -139,7 +145,7 @@ class TableWriter:
             segment = write_rows(self.folder, rows, self._writer, numbers, generation=0, effort=effort)
         except OSError as error:
             with self._lock:
-                self._batches, self._rows = batches + self._batches, self._rows + rows.num_rows
+                self._appended, self._rows = [rows, *self._appended], self._rows + rows.num_rows
             raise _explain(error, self.folder.name, rows.num_rows) from error
         self._next += 1
         self._keep(_Small(segment, rows))
@@ -186,38 +192,22 @@ class TableWriter:
         while not self._stop.wait(flush_s):
             try:
                 self.flush()
-            except TableWriteError as error:
+            except Exception as error:  # whoever looks next is told
                 self._failure = error
 
 
-Before = dict[str, tuple[Sequence[Any], pa.Array]]
-"""What each column was in the call before, and what became of it."""
-
-
-def to_batch(
-    rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]], schema: pa.Schema, before: Before | None = None
-) -> pa.RecordBatch:
-    """Rows as an Arrow batch, repeating texts by dictionary. Raises ValueError or TypeError naming what does not fit."""
-    known: Before = {} if before is None else before
-    columns = dict(rows) if isinstance(rows, Mapping) else _transpose(rows, schema)
-    strange = sorted(set(columns) - set(schema.names))
+def to_table(rows: Mapping[str, Sequence[Any]] | Sequence[Sequence[Any]], held: pa.Schema) -> pa.Table:
+    """Rows as an Arrow table of ``held`` (`in_memory`). Raises ValueError or TypeError naming what does not fit."""
+    columns = dict(rows) if isinstance(rows, Mapping) else _transpose(rows, held)
+    strange = sorted(set(columns) - set(held.names))
     if strange:
-        raise ValueError(f"unknown column(s) {', '.join(strange)}; known: {', '.join(schema.names)}")
+        raise ValueError(f"unknown column(s) {', '.join(strange)}; known: {', '.join(held.names)}")
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise ValueError(f"columns of different lengths: {sorted(lengths)}")
     length = lengths.pop() if lengths else 0
-    held = in_memory(schema)
-    arrays = [_again(f, columns[f.name], known) if f.name in columns else pa.nulls(length, f.type) for f in held]
-    return pa.RecordBatch.from_arrays(arrays, schema=held)
-
-
-def _again(field: pa.Field, column: Sequence[Any], known: Before) -> pa.Array:
-    same, array = known.get(field.name, (None, None))
-    if same is not column:
-        array = _array(column, field.type)
-        known[field.name] = (column, array)
-    return array
+    arrays = [_array(columns[f.name], f.type) if f.name in columns else pa.nulls(length, f.type) for f in held]
+    return pa.Table.from_arrays(arrays, schema=held)
 
 
 def _array(column: Sequence[Any], kind: pa.DataType) -> pa.Array:

@@ -6,6 +6,7 @@ Experimenter's side: it opens truth. Any process of this machine may look, and n
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from telemetry.loglines import ErrorTail
 KILLED = "killed"
 #: The sampler's figures reach back this far at most, s: its flush, and a beat.
 _SPAN_S = 3.0
+_POLL_S = 0.2
 _STATES = ("running", "sleeping", "waiting for the disk", "stopped", "traced", "zombie", "gone")
 
 
@@ -77,11 +79,13 @@ def under_way() -> list[str]:
     return [row.run_id for row in list_runs(state=RunState.RUNNING.value) if carried(run_paths(row.run_id))]
 
 
-def running_run() -> str:
-    """The run of this home that began last of those under way. ValueError when none is."""
-    found = under_way()
-    if not found:
-        raise ValueError("no run is under way; name one, or start one: faultline run worker-kill")
+def running_run(wait_s: float = 0.0) -> str:
+    """The run of this home that began last of those under way, waiting for one. ValueError when there is none by then."""
+    deadline = time.monotonic() + wait_s
+    while not (found := under_way()):
+        if time.monotonic() >= deadline:
+            raise ValueError("no run is under way; name one, or start one: faultline run worker-kill")
+        time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
     return found[-1]
 
 

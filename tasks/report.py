@@ -11,6 +11,7 @@ from typing import Any
 from report.page import render
 from report.tables import markdown_table, result_rows, text_table
 from storage.atomic import write_atomic
+from storage.clocks import clock_gaps
 from storage.layout import reports_dir, run_paths
 from tasks.compare import bands_of, compare_cases, known_cases
 from tasks.outcome import open_case
@@ -30,7 +31,9 @@ def write_report(run_ids: Sequence[str], name: str, baseline_ids: Sequence[str] 
     comparison = compare_cases(cases, known, baseline_ids)
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     path = reports_dir() / f"{name}.html"
-    write_atomic(path, render(name, cases, comparison, bands_of(comparison, cases), made).encode("utf-8", "replace"))
+    clocks = [gap.told() for gap in clock_gaps([case.run_id for case in cases])]
+    page = render(name, cases, comparison, bands_of(comparison, cases), made, clocks)
+    write_atomic(path, page.encode("utf-8", "replace"))
     return path
 
 

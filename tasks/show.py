@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from report.bystanders import MEASURES, Run, bystanders
+from report.peers import unlike_peers
 from storage import truth
 from storage.catalogue import RunRow, list_runs, open_run
+from storage.clocks import clock_gaps
 from storage.layout import run_paths
 from tasks.outcome import outcome_of, rows_of
 
@@ -21,15 +23,22 @@ def plan_of(run_id: str) -> dict[str, Any]:
 
 
 def show_run(run_id: str) -> dict[str, Any]:
-    """Manifest, plan, what was done and seen of it, outcome, answers and score; what is not there yet is empty."""
+    """Manifest, plan, what was done and seen of it, outcome, answers and score; what is not there yet is empty.
+
+    ``peers``: the workers that were unlike the others of their role, null where no role has enough of them; ``clocks``: when
+    times between hosts meant nothing.
+    """
     row = open_run(run_id)
     paths = run_paths(run_id)
+    strange = unlike_peers(rows_of(paths, "metrics", []))
     return {
         "run": asdict(row),
         "folder": str(paths.root),
         "plan": plan_of(run_id),
         "injections": [line for line in truth.load_history(paths) if line.get("what") != "event"],
         "bystanders": _bystanders(row),
+        "peers": None if strange is None else [asdict(one) for one in strange],
+        "clocks": [{**asdict(gap), "told": gap.told()} for gap in clock_gaps([run_id])],
         "outcome": outcome_of(paths),
         "answers": [_read(path) for path in sorted(paths.answers.glob("*.json"))],
         "score": _read(paths.score),

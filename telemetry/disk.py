@@ -1,11 +1,16 @@
-"""Disks: room left where the job writes, and what the device below it is doing."""
+"""Disks: room left where the job writes, and what the device below it is doing.
+
+A file system whose server is dead answers nobody, not even how much room it has: a child asks for each folder.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
+from telemetry.errand import Errand
 from telemetry.procfile import close_proc, open_proc, read_proc
 from telemetry.registry import Registered
 from telemetry.sources import MACHINE, Reading
@@ -24,16 +29,18 @@ DISK_METRICS: tuple[tuple[str, str], ...] = (
     ("disk_busy_ratio", "ratio"),
 )
 _ROOM = 4
-_NO_ROOM: list[float | None] = [None] * _ROOM
+_ABSENT, _SILENT = "absent", "silent"
+#: The longest that an answer is waited for, once; what comes later is asked for anew.
+PATIENCE_S = 0.05
 
 
 class DiskSource:
-    """Reads the file systems that hold ``folders``. One that is not there (yet) is not told."""
+    """Reads the file systems that hold ``folders``. One that is not there (yet) is not told; one that is silent is missed."""
 
     lacks = ""
 
     def __init__(self, folders: tuple[Path, ...]) -> None:
-        self._folders = folders
+        self._folders = [_Folder(path) for path in folders]
         self._stats = [open_proc("/proc/diskstats")]
         self._before: dict[str, tuple[float, list[int]]] = {}
 
@@ -44,25 +51,20 @@ class DiskSource:
         """Per folder: room, and the device's doings since the last reading."""
         raw = read_proc(self._stats[0])
         for folder in self._folders:
-            try:
-                room, device = os.statvfs(folder), folder.stat().st_dev
-            except FileNotFoundError:
+            told = folder.ask()
+            if told == _ABSENT:
                 continue
-            except OSError:  # a file system that has been shut down answers nothing
-                yield MACHINE, folder.name, DISK_METRICS[:_ROOM], _NO_ROOM
-                continue
-            unit = room.f_frsize
-            values: list[float | None] = [
-                float(n) for n in (room.f_bavail * unit, room.f_blocks * unit, room.f_favail, room.f_files)
-            ]
-            now = device_counters(raw, os.major(device), os.minor(device))
-            if now:
-                values += self._doings(folder.name, mono_s, now)
-            yield MACHINE, folder.name, DISK_METRICS[: len(values)], values
+            figures = [int(word) for word in told.split()] if told != _SILENT else []
+            values: list[float | None] = [float(figure) for figure in figures[:_ROOM]] or [None] * _ROOM
+            if figures and (now := device_counters(raw, *figures[_ROOM:])):
+                values += self._doings(folder.path.name, mono_s, now)
+            yield MACHINE, folder.path.name, DISK_METRICS[: len(values)], values
 
     def close(self) -> None:
-        """Give the descriptor back; idempotent."""
+        """Give descriptor and children back; idempotent."""
         close_proc(self._stats)
+        for folder in self._folders:
+            folder.close()
 
     def _doings(self, name: str, mono_s: float, now: list[int]) -> list[float | None]:
         before, self._before[name] = self._before.get(name), (mono_s, now)
@@ -74,6 +76,47 @@ class DiskSource:
         rates = [reads / span, writes / span]
         latencies = [read_ms / 1e3 / reads if reads else None, write_ms / 1e3 / writes if writes else None]
         return [in_flight, *rates, *latencies, busy_ms / 1e3 / span]
+
+
+class _Folder:
+    """One folder, and the child that asks for it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._errand: Errand | None = None
+        self._late = False
+
+    def ask(self) -> str:
+        """As `room_of`; also `_SILENT` where no answer came in time."""
+        try:
+            self._errand = self._errand or Errand(partial(room_of, self.path))
+        except OSError:  # no more processes, or no more files
+            return _SILENT
+        if self._late and self._errand.answer() is None:
+            return _SILENT
+        self._errand.ask()
+        told = self._errand.answer(PATIENCE_S)
+        self._late = told is None
+        if self._errand.gone:
+            self.close()
+        return told or _SILENT
+
+    def close(self) -> None:
+        if self._errand:
+            self._errand.close()
+        self._errand = None
+
+
+def room_of(folder: Path) -> str:
+    """Bytes free and in all, inodes free and in all, major and minor number of the device; or that it is absent, or silent."""
+    try:
+        room, device = os.statvfs(folder), folder.stat().st_dev
+    except FileNotFoundError:
+        return _ABSENT
+    except OSError:  # a file system that has been shut down answers nothing
+        return _SILENT
+    space = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize, room.f_favail, room.f_files
+    return " ".join(map(str, (*space, os.major(device), os.minor(device))))
 
 
 def device_counters(raw: bytes, major: int, minor: int) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 from telemetry.procfile import close_proc, open_proc, read_proc
 
@@ -35,23 +34,16 @@ PROCESS_METRICS: tuple[tuple[str, str], ...] = (
 MEMORY_METRICS: tuple[tuple[str, str], ...] = (("pss_bytes", "bytes"), ("uss_bytes", "bytes"))
 
 #: The letter of /proc/<pid>/stat as a number. 5 and above is a process that runs no more.
-STATE_CODES = {"R": 0, "S": 1, "I": 1, "D": 2, "T": 3, "t": 4, "Z": 5, "X": 6}
+STATE_CODES = {b"R": 0, b"S": 1, b"I": 1, b"D": 2, b"T": 3, b"t": 4, b"Z": 5, b"X": 6}
 FIRST_DEAD_CODE = 5
 
 _GONE: list[float | None] = [0.0, 6.0, *[None] * (len(PROCESS_METRICS) - 2)]
+#: What a kernel that counts no runs says of each process.
+_NO_RUNS = b"0 0 0\n"
 
-
-class Counters(NamedTuple):
-    """Ever-growing counts of a process at one instant, None where they could not be read."""
-
-    mono_s: float
-    cpu_ticks: int
-    minor_faults: int
-    major_faults: int
-    voluntary: int | None
-    involuntary: int | None
-    read_bytes: int | None
-    write_bytes: int | None
+#: Ever-growing counts of a process, None where they could not be read: seconds of CPU, minor and major faults, voluntary and
+#: involuntary switches, bytes from and to storage.
+Counts = tuple[float | None, ...]
 
 
 class ProcessProbe:
@@ -59,27 +51,29 @@ class ProcessProbe:
 
     def __init__(self, pid: int, start_ticks: int) -> None:
         self.pid = pid
-        self.start_ticks = start_ticks
+        self._start = str(start_ticks).encode()
+        self._handles = [open_proc(f"/proc/{pid}/{name}") for name in ("stat", "schedstat", "status", "io")]
         self._fd_folder = Path(f"/proc/{pid}/fd")
-        self._handles = [open_proc(f"/proc/{pid}/{name}") for name in ("stat", "status", "io")]
-        self._before: Counters | None = None
+        self._handles.append(open_proc(str(self._fd_folder), os.O_PATH))
+        self._ran = b""
+        self._switches: tuple[int | None, int | None] = None, None
+        self._before: tuple[float, Counts] | None = None
 
     def read(self, mono_s: float) -> list[float | None]:
         """One value per `PROCESS_METRICS`; None = missed. A process that has gone: alive 0, state 6, the rest None."""
-        stat, status, io = (read_proc(handle) for handle in self._handles)
-        fields = split_stat(stat) if stat else None
-        if fields is None or int(fields[19]) != self.start_ticks:
+        raw = read_proc(self._handles[0])
+        fields = split_stat(raw) if raw else []
+        if not fields or fields[19] != self._start:
             return list(_GONE)
         state = STATE_CODES.get(fields[0])
         alive = state is None or state < FIRST_DEAD_CODE
-        voluntary, involuntary = parse_switches(status)
-        read_bytes, write_bytes = parse_io(io)
-        counts = int(fields[11]) + int(fields[12]), int(fields[7]), int(fields[9])
-        now = Counters(mono_s, *counts, voluntary, involuntary, read_bytes, write_bytes)
-        before, self._before = self._before, now
-        gauges = [float(int(fields[21]) * PAGE_BYTES), float(fields[20]), float(fields[17]), self._open_files()]
-        head = [float(alive), None if state is None else float(state)]
-        return [*head, *_interleave(rates(before, now), gauges)]
+        cpu_s = (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        storage = two_after(read_proc(self._handles[3]), b"\nread_bytes:")
+        counts = (cpu_s, int(fields[7]), int(fields[9]), *self._switched(), *storage)
+        before, self._before = self._before, (mono_s, counts)
+        cpu, *others = rates(before, self._before)
+        gauges = float(int(fields[21]) * PAGE_BYTES), float(fields[20]), float(fields[17]), self._open_files()
+        return [float(alive), None if state is None else float(state), cpu, *gauges, *others]
 
     def read_memory(self) -> list[float | None]:
         """Proportional and unique set size in bytes (`MEMORY_METRICS`), None where the kernel does not tell."""
@@ -94,27 +88,35 @@ class ProcessProbe:
         """Give the descriptors back; idempotent."""
         close_proc(self._handles)
 
+    def _switched(self) -> tuple[int | None, int | None]:
+        """Voluntary and involuntary switches of the main thread. The file that tells them costs as much as all the others, so
+        it is read when that thread has run since: its time on and before a core, and its turns, are then others.
+        """
+        ran = read_proc(self._handles[1])
+        if ran != self._ran or ran in (b"", _NO_RUNS):
+            self._ran, self._switches = ran, two_after(read_proc(self._handles[2]), b"\nvoluntary_ctxt_switches:")
+        return self._switches
+
     def _open_files(self) -> float | None:
         try:
             # Since Linux 6.2 the size of the folder is the number of open files; before, it is 0 and must be counted.
-            return float(self._fd_folder.stat().st_size or sum(1 for _ in self._fd_folder.iterdir()))
+            return float(os.fstat(self._handles[4]).st_size or sum(1 for _ in self._fd_folder.iterdir()))
         except OSError:
             return None
 
 
-def split_stat(raw: bytes) -> list[str]:
-    """Fields 3 and on of /proc/<pid>/stat; the command (field 2) may hold spaces and brackets, so cut at the last ")"."""
-    return raw[raw.rindex(b")") + 2 :].decode("ascii").split()
+def split_stat(raw: bytes) -> list[bytes]:
+    """Fields 3 to 24 of /proc/<pid>/stat, and the rest. The command (field 2) may hold any bytes: cut at the last ")"."""
+    return raw[raw.rindex(b")") + 2 :].split(None, 22)
 
 
-def parse_switches(raw: bytes) -> tuple[int | None, int | None]:
-    """Voluntary and involuntary context switches of the main thread, from /proc/<pid>/status."""
-    return _number_after(raw, b"\nvoluntary_ctxt_switches:"), _number_after(raw, b"\nnonvoluntary_ctxt_switches:")
-
-
-def parse_io(raw: bytes) -> tuple[int | None, int | None]:
-    """Bytes read from and written to storage, from /proc/<pid>/io."""
-    return _number_after(raw, b"\nread_bytes:"), _number_after(raw, b"\nwrite_bytes:")
+def two_after(raw: bytes, key: bytes) -> tuple[int | None, int | None]:
+    """The number that follows ``key``, and the one that follows the next key; None where there is no such key."""
+    at = raw.find(key)
+    if at < 0:
+        return None, None
+    _, first, _, second, *_ = raw[at:].split(None, 4)
+    return int(first), int(second)
 
 
 def set_sizes(raw: bytes) -> list[float | None]:
@@ -125,31 +127,9 @@ def set_sizes(raw: bytes) -> list[float | None]:
     return [pss, sum(sizes.values()) if sizes else None]
 
 
-def rates(before: Counters | None, now: Counters) -> list[float | None]:
-    """CPU in cores, then minor and major faults, switches and storage bytes per second; None on the first reading."""
-    if before is None or now.mono_s <= before.mono_s:
-        return [None] * 7
-    span = now.mono_s - before.mono_s
-    pairs = (
-        (before.minor_faults, now.minor_faults),
-        (before.major_faults, now.major_faults),
-        (before.voluntary, now.voluntary),
-        (before.involuntary, now.involuntary),
-        (before.read_bytes, now.read_bytes),
-        (before.write_bytes, now.write_bytes),
-    )
-    others = [None if a is None or b is None else (b - a) / span for a, b in pairs]
-    return [(now.cpu_ticks - before.cpu_ticks) / TICKS_PER_S / span, *others]
-
-
-def _interleave(rate: list[float | None], gauges: list[float | None]) -> list[float | None]:
-    return [rate[0], *gauges, *rate[1:]]
-
-
-def _number_after(raw: bytes, key: bytes) -> int | None:
-    at = raw.find(key)
-    if at < 0:
-        return None
-    start = at + len(key)
-    end = raw.find(b"\n", start)
-    return int(raw[start : end if end >= 0 else len(raw)])
+def rates(before: tuple[float, Counts] | None, now: tuple[float, Counts]) -> list[float | None]:
+    """What each count grew by a second; None on the first reading, and where one of the two was missed."""
+    if before is None or now[0] <= before[0]:
+        return [None] * len(now[1])
+    span = now[0] - before[0]
+    return [None if a is None or b is None else (b - a) / span for a, b in zip(before[1], now[1], strict=True)]

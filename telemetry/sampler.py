@@ -13,10 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from storage.beats import Beats, Series
 from storage.schemas import METRICS
 from storage.writer import TableWriteError, TableWriter
 from telemetry.host import HOST_METRICS, HostProbe
@@ -35,37 +34,14 @@ logger = logging.getLogger("sampler")
 class Rows:
     """The samples of one tick: which series, in order, and a value for each of their metrics."""
 
-    def __init__(self, wall_s: float, mono_s: float) -> None:
-        self.times = (wall_s, mono_s)
-        self.series: list[tuple[str, str, Metrics]] = []
-        self.value: list[float | None] = []
-        self._names: Names = {}
+    def __init__(self) -> None:
+        self.series: list[Series] = []
+        self.values: list[float | None] = []
 
     def add(self, host: str, component: str, metrics: Metrics, values: list[float | None]) -> None:
         """One row per metric."""
         self.series.append((host, component, metrics))
-        self.value += values
-
-    def as_before(self, before: Rows) -> None:
-        """Take over the names of an earlier tick if they are the same: what is the same list is stored for next to nothing."""
-        if self.series == before.series:
-            self._names = before.names()
-
-    def names(self) -> Names:
-        """The columns of text; a sample belongs to no step and no stage."""
-        if not self._names:
-            each = [(host, component, name, unit) for host, component, metrics in self.series for name, unit in metrics]
-            texts = dict(zip(("host", "component", "metric", "unit"), map(list, zip(*each, strict=True)), strict=False))
-            self._names = {**texts, "step": [-1] * len(each), "stage": [""] * len(each)}
-        return self._names
-
-    def columns(self) -> dict[str, Sequence[Any]]:
-        """The rows as the metrics table has them."""
-        n = len(self.value)
-        return {"wall_s": [self.times[0]] * n, "mono_s": [self.times[1]] * n, **self.names(), "value": self.value}
-
-
-Names = dict[str, list[Any]]
+        self.values += values
 
 
 class Sampler:
@@ -79,14 +55,13 @@ class Sampler:
         self._networks: dict[str, NetworkProbe] = {}
         self._sources = {name: SOURCES[name](spec) for name in spec.sources}
         self._lacks: dict[str, str] = {}
-        self._series: list[tuple[str, str, Metrics]] = []
+        self._series: list[Series] = []
         self._next_slow = 0.0
-        self._last = dict.fromkeys((False, True), Rows(0.0, 0.0))
 
-    def sample(self, wall_s: float, mono_s: float) -> Rows:
-        """Read everything now. Processes share the tick's time; reading all of them takes about a millisecond."""
+    def sample(self, mono_s: float) -> Rows:
+        """Read everything now. All share the tick's time; reading takes about a millisecond."""
         self._follow()
-        rows = Rows(wall_s, mono_s)
+        rows = Rows()
         rows.add(MACHINE, MACHINE, HOST_METRICS, self._machine.read(mono_s))
         for host, network in self._networks.items():
             rows.add(host, host, NETWORK_METRICS, network.read(mono_s))
@@ -103,19 +78,16 @@ class Sampler:
             for host, component, metrics, values in source.read(mono_s):
                 self._series.append((host, component, metrics))
                 rows.add(host, component, metrics, values)
-        slow = mono_s >= self._next_slow
-        if slow:
+        if mono_s >= self._next_slow:
             self._next_slow = mono_s + self.spec.slow_every_s
             for entry, probe in alive:
                 rows.add(entry.host, entry.component, MEMORY_METRICS, probe.read_memory())
             self._say_what_lacks(rows)
-        rows.as_before(self._last[slow])
-        self._last[slow] = rows
         return rows
 
-    def missed(self, wall_s: float, mono_s: float, ticks: int) -> Rows:
+    def missed(self, ticks: int) -> Rows:
         """Rows for a gap of ``ticks`` samples that were not taken: every series gets one null, so that no line bridges it."""
-        rows = Rows(wall_s, mono_s)
+        rows = Rows()
         rows.add(MACHINE, MACHINE, (*HOST_METRICS, MISSED), [*[None] * len(HOST_METRICS), float(ticks)])
         for host in self._networks:
             rows.add(host, host, NETWORK_METRICS, [None] * len(NETWORK_METRICS))
@@ -168,16 +140,20 @@ class Sampler:
 
 def run(spec: SamplerSpec, stop: threading.Event) -> None:
     """Sample at a fixed beat until told to stop. Raises TableWriteError."""
-    sampler = Sampler(spec)
+    sampler, beats = Sampler(spec), Beats()
     period_s = 1.0 / spec.hz
-    with TableWriter(spec.out, METRICS, writer="sampler") as writer:
+    with TableWriter(spec.out, METRICS, writer="sampler", waiting=beats.take) as writer:
         due = time.monotonic()
         while not stop.wait(max(0.0, due - time.monotonic())) and not (spec.stop and spec.stop.exists()):
             late = int((time.monotonic() - due) / period_s)
             if late:
-                writer.append(sampler.missed(time.time() - (time.monotonic() - due), due, late).columns())
+                gap = sampler.missed(late)
+                beats.add(time.time() - (time.monotonic() - due), due, gap.series, gap.values)
                 due += late * period_s
-            writer.append(sampler.sample(time.time(), time.monotonic()).columns())
+            wall_s, mono_s = time.time(), time.monotonic()
+            now = sampler.sample(mono_s)
+            beats.add(wall_s, mono_s, now.series, now.values)
+            writer.check()
             due += period_s
     sampler.close()
 
@@ -186,7 +162,7 @@ def main(argv: list[str]) -> int:
     """The program; returns its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # three descriptors a process
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # five descriptors a process
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

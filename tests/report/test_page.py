@@ -12,8 +12,11 @@ import pytest
 from report.drawing import drawing, printable, to_svg
 from report.tables import COLUMNS, markdown_table, text_table
 from report.timeline import rows_of, timeline, window_of
+from storage.schemas import METRICS
+from storage.writer import TableWriter
 from tasks.outcome import open_case
 from tasks.report import result_table, write_report
+from tasks.show import show_run
 from tests.report.synthetic import Synthetic, weight_sync, worker_lost, write_run, write_score
 
 HOSTILE = '<script>alert(1)</script> $\\frac{a}{b}$ | `x` \x1b[31m & "quoted"'
@@ -124,3 +127,15 @@ def test_tables_have_a_line_a_run():
     lines = text_table(rows).splitlines()
     assert max(len(line) for line in lines) <= 160 and sum(not line.startswith("    ") for line in lines) == 4
     assert any(line.startswith("    first error: controller: FrameworkError") for line in lines)
+
+
+def test_clocks_that_were_apart_are_told_where_times_are_read():
+    """A host that was half a second off is told on the page of its run and by show; of other runs nothing is said."""
+    apart, fine = write_run(weight_sync()), write_run(weight_sync(2))
+    readings = [("clock_offset_s", 0.5), ("clock_error_s", 0.001)]
+    with TableWriter(apart.table("metrics"), METRICS, writer="sampler") as table:
+        table.append([(60.0, 60.0, "store", "store", -1, "", metric, "s", value) for metric, value in readings])
+    sentence = f"{apart.run_id}: from 00:01:00 to 00:01:00 UTC the clock of store was 0.500 s ahead"
+    page = write_report([apart.run_id, fine.run_id], "clocks").read_text()
+    assert page.count("the clock of") == page.count(sentence) == 1
+    assert sentence in show_run(apart.run_id)["clocks"][0]["told"] and show_run(fine.run_id)["clocks"] == []

@@ -35,3 +35,12 @@ def test_a_gap_reaches_from_the_last_good_reading_to_the_next():
     assert clock_gaps(["rb"]) == []
     assert [(gap.from_s, gap.to_s) for gap in clock_gaps(["rc"])] == [(0.0, 10.0), (10.0, 20.0)]
     assert {gap.run_id for gap in clock_gaps()} == {"ra", "rc"}
+
+
+def test_a_gap_is_told_as_a_sentence():
+    """From when to when, which host, how far and which way."""
+    (gap,) = [ClockGap("ra", "store", 3600.0, 3630.0, -0.5)]
+    assert gap.told() == (
+        "ra: from 01:00:00 to 01:00:30 UTC the clock of store was 0.500 s behind: "
+        "a time between it and another host means nothing"
+    )

@@ -9,14 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage import catalogue
+from storage.encoding import Effort
+from storage.folders import StoreFolder
 from storage.layout import run_paths
 from storage.manifest import RunState, end_manifest, start_manifest
+from storage.merging import write_rows
 from storage.reader import read_table
 from storage.retention import collect_garbage
 from storage.schemas import METRICS, VIEWS
@@ -84,6 +89,29 @@ def test_reading_starts_no_thread_that_outlives_the_interpreter(tmp_path):
     words = [sys.executable, "-c", READS_AND_ENDS, str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "2000 0\n"
+
+
+def test_a_store_is_given_no_bytes_of_pythons(tmp_path, monkeypatch):
+    """What reaches a store's stream is in Arrow's own memory: its threads may let go of it when the interpreter has ended."""
+    given = []
+
+    class Stream:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            """Nothing is kept."""
+
+        def write(self, data):
+            given.append(data)
+
+    folder = StoreFolder(f"file://{tmp_path}")
+    monkeypatch.setattr(folder, "_store", SimpleNamespace(open_output_stream=lambda _: Stream()))
+    write_rows(folder, METRICS.empty_table(), "w", range(1), 0, Effort.LIVE)
+    plain = bytearray(b"plain")
+    folder.write("x", plain)
+    plain[:] = b"other"
+    assert [type(data) for data in given] == [pa.Buffer] * 2 and given[1].to_pybytes() == b"plain"
 
 
 STEADY = """

@@ -383,17 +383,3 @@ def test_a_table_that_is_not_there_is_empty(tmp_path):
     """No folder, no rows, no problem."""
     table, problems = read_table(tmp_path / "none", METRICS)
     assert table.num_rows == 0 and problems == []
-
-
-def test_a_list_given_again_is_stored_as_it_was_and_another_as_it_is(tmp_path):
-    """The same lists as in the call before, equal ones and others: every row comes out as given."""
-    names, other = ["a", "b"], ["c", "d"]
-    rest = {"wall_s": [0.0, 0.0], "mono_s": [0.0, 0.0], "step": [1, 1]}
-    with TableWriter(tmp_path, METRICS, flush_s=3600.0) as writer:
-        for metric in (names, names, other, names, ["b", "a"]):
-            writer.append({**rest, "metric": metric, "value": [1.0, 2.0]})
-            writer.flush()
-    table, problems = read_table(tmp_path, METRICS)
-    assert problems == []
-    assert sorted(table["metric"].to_pylist()) == sorted([*names * 3, *other, "b", "a"])
-    assert [row["value"] for row in table.to_pylist() if row["metric"] == "a"].count(2.0) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -104,3 +105,13 @@ def test_a_run_whose_process_is_gone_is_over(run: RunPaths, sleeper: subprocess.
     assert (sight.state, sight.over) == (KILLED, True)
     with pytest.raises(ValueError, match="no run is under way"):
         running_run()
+
+
+def test_a_run_that_is_about_to_begin_is_waited_for(run: RunPaths) -> None:
+    """In the first moment of a launch nobody carries the run yet: who waits is told of it, who does not that there is none."""
+    who = truth.load_carrier(run)
+    run.carrier.unlink()
+    with pytest.raises(ValueError, match="no run is under way"):
+        running_run()
+    threading.Timer(0.5, truth.save_carrier, (run, who)).start()
+    assert running_run(wait_s=60.0) == "r1"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,32 @@ def test_room_falls_by_what_is_written(tmp_path):
     assert before[1] == tmp_path.name and before[2] == DISK_METRICS[: len(before[3])]
     assert after[3][0] == pytest.approx(room.f_bavail * room.f_frsize, rel=0.02)
     assert after[3][1] == room.f_blocks * room.f_frsize and after[3][3] == room.f_files
+
+
+def test_a_disk_that_answers_nobody_is_missed_and_holds_nobody_up(tmp_path, monkeypatch):
+    """While the child that asks hangs, its folder is missed at each beat and the other is told; later it is told as it is."""
+    (tmp_path / "dead").mkdir()
+    monkeypatch.setattr("telemetry.disk.PATIENCE_S", 60.0)
+    source = DiskSource((tmp_path / "dead", tmp_path))
+    room = {name: values[0] for _, name, _, values in source.read(1.0)}
+    assert room["dead"] > 0 and room[tmp_path.name] > 0
+    child = source._folders[0]._errand.pid
+    os.kill(child, signal.SIGSTOP)
+    monkeypatch.setattr("telemetry.disk.PATIENCE_S", 0.05)
+    for mono_s in (2.0, 3.0):
+        room = {name: values for _, name, _, values in source.read(mono_s)}
+        assert room["dead"] == [None] * 4 and set(room) == {"dead", tmp_path.name}
+    (tmp_path / "dead").rmdir()
+    os.kill(child, signal.SIGCONT)
+    monkeypatch.setattr("telemetry.disk.PATIENCE_S", 60.0)
+    deadline = time.monotonic() + 60
+    while "dead" in {name for _, name, _, _ in source.read(4.0)}:  # what it says of before is not taken for now
+        assert time.monotonic() < deadline
+    os.kill(child, signal.SIGKILL)
+    assert "dead" in {name for _, name, _, values in source.read(5.0) if values[0] is None}
+    assert "dead" not in {name for _, name, _, _ in source.read(6.0)}
+    source.close()
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_doings_of_a_device_are_differences():

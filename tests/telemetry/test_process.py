@@ -124,6 +124,35 @@ def test_pages_taken_are_seen_as_faults_and_as_the_process_own():
         child.stdout.close()
 
 
+def test_switches_are_told_as_they_are_whether_it_ran_or_not():
+    """A child wakes once for each line it is sent: after each, and after none, the switches are those that psutil counts."""
+    child = subprocess.Popen([sys.executable, "-c", "import sys\nfor _ in sys.stdin: print(flush=True)"], stdin=-1, stdout=-1)
+    try:
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        probe, other = ProcessProbe(child.pid, start_ticks(child.pid)), psutil.Process(child.pid)
+        eventually(lambda: reading(probe)["process_state"] == 1)
+        before, told = other.num_ctx_switches(), reading(probe, 1.0)
+        for turn, lines in enumerate((0, 3, 0, 0, 1), start=2):
+            for _ in range(lines):
+                child.stdin.write(b"\n")
+                child.stdin.flush()
+                child.stdout.readline()
+            eventually(lambda: other.status() == "sleeping")
+            now, told = other.num_ctx_switches(), reading(probe, float(turn))
+            assert told["voluntary_switches_per_s"] == now.voluntary - before.voluntary >= bool(lines)
+            assert told["involuntary_switches_per_s"] == now.involuntary - before.involuntary
+            assert lines or now == before
+            before = now
+        probe.close()
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+
+
 def test_another_process_with_the_same_number_is_not_mistaken(busy):
     """Pid and start time together name a process: with a wrong start time it counts as gone."""
     assert reading(ProcessProbe(busy.pid, start_ticks(busy.pid) - 1))["process_alive"] == 0
@@ -133,7 +162,7 @@ def test_another_process_with_the_same_number_is_not_mistaken(busy):
 @given(name=st.binary(max_size=15).filter(lambda name: b"\n" not in name))
 def test_a_command_name_cannot_shift_the_fields(name):
     """Brackets and spaces in the command's name do not move the state."""
-    assert split_stat(b"12 (" + name + b") S 1 2 3")[:2] == ["S", "1"]
+    assert split_stat(b"12 (" + name + b") S 1 2 3")[:2] == [b"S", b"1"]
 
 
 def test_the_host_is_told_within_its_limits():

@@ -14,7 +14,7 @@ import pytest
 from storage.reader import read_table
 from storage.schemas import METRICS
 from telemetry.registry import RegistryWatch
-from telemetry.sampler import MACHINE, Sampler
+from telemetry.sampler import MACHINE, Rows, Sampler
 from telemetry.spec import SOURCES, SamplerSpec, load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +26,13 @@ def register(registry: Path, component: str, pid: int, host: str = "rollouts") -
     temporary = registry / f".{component}.tmp"
     temporary.write_text(json.dumps(entry))
     temporary.replace(registry / f"{component}.json")
+
+
+def samples(rows: Rows) -> dict[tuple[str, str], float | None]:
+    """The value of each component's metric."""
+    names = [(component, name) for _, component, metrics in rows.series for name, _ in metrics]
+    assert len(set(names)) == len(names)
+    return dict(zip(names, rows.values, strict=True))
 
 
 class Job:
@@ -119,10 +126,9 @@ def test_hostile_registrations_do_not_stop_it(tmp_path):
     (tmp_path / "d.json").mkdir()
     (tmp_path / "gone.json").write_text('{"component": "gone", "host": "h", "pid": 4194999, "start_ticks": 1}')
     sampler = Sampler(SamplerSpec(tmp_path, tmp_path / "out"))
-    columns = sampler.sample(1.0, 1.0).columns()
-    told = list(zip(columns["component"], columns["metric"], columns["value"], strict=True))
-    assert ("gone", "process_alive", 0.0) in told
-    assert {component for component, _, _ in told} == {MACHINE, "gone", "pressure"}
+    told = samples(sampler.sample(1.0))
+    assert told["gone", "process_alive"] == 0.0
+    assert {component for component, _ in told} == {MACHINE, "gone", "pressure"}
     sampler.close()
 
 
@@ -132,15 +138,15 @@ def test_a_gap_is_null_in_every_series_and_counted(tmp_path):
     try:
         register(tmp_path, "train0", sleeper.pid)
         sampler = Sampler(SamplerSpec(tmp_path, tmp_path / "out", sources=tuple(SOURCES), folders=(tmp_path,)))
-        taken, gap = sampler.sample(1.0, 1.0).columns(), sampler.missed(2.0, 2.0, 7).columns()
+        taken, gap = samples(sampler.sample(1.0)), samples(sampler.missed(7))
         sampler.close()
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert {"sampler_missed_ticks"} == set(gap["metric"]) - set(taken["metric"])
-    assert set(taken["metric"]) - set(gap["metric"]) == {"pss_bytes", "uss_bytes", "source_available"}
-    assert "disk_free_bytes" in gap["metric"]
-    assert [value for value in gap["value"] if value is not None] == [7.0]
+    assert {metric for _, metric in set(gap) - set(taken)} == {"sampler_missed_ticks"}
+    assert {metric for _, metric in set(taken) - set(gap)} == {"pss_bytes", "uss_bytes", "source_available"}
+    assert (tmp_path.name, "disk_free_bytes") in gap
+    assert [value for value in gap.values() if value is not None] == [7.0]
 
 
 def test_what_is_not_here_is_told(tmp_path, caplog):
@@ -149,9 +155,8 @@ def test_what_is_not_here_is_told(tmp_path, caplog):
     sampler = Sampler(SamplerSpec(tmp_path, tmp_path / "out", sources=("disk", "kernel")))
     sampler._sources["kernel"].lacks = "the moon is in the way"
     for mono_s in (100.0, 101.0, 110.0):
-        columns = sampler.sample(1.0, mono_s).columns()
-        rows = zip(columns["component"], columns["metric"], columns["value"], strict=True)
-        told = {component: value for component, metric, value in rows if metric == "source_available"}
+        rows = samples(sampler.sample(mono_s))
+        told = {component: value for (component, metric), value in rows.items() if metric == "source_available"}
         has_psi = float(Path("/proc/pressure/io").exists())
         assert told == ({} if mono_s == 101.0 else {"pressure": has_psi, "disk": 1.0, "kernel": 0.0})
     sampler.close()
@@ -180,21 +185,3 @@ def test_a_wrong_spec_is_refused(tmp_path, change):
     path.write_text(json.dumps({"registry": "r", "out": "o", **change}))
     with pytest.raises((ValueError, TypeError)):
         load_spec(path)
-
-
-def test_the_names_of_a_tick_are_those_of_the_one_before_until_something_changes(tmp_path):
-    """Equal names are the same lists, which are stored for next to nothing; one more process, and they are new."""
-    sampler = Sampler(SamplerSpec(tmp_path, tmp_path / "out"))
-    sleeper = subprocess.Popen(["sleep", "1000"])
-    try:
-        slow, first, second, again = (sampler.sample(mono_s, mono_s) for mono_s in (1.0, 2.0, 3.0, 11.0))
-        assert all(second.names()[name] is column for name, column in first.names().items())
-        assert again.names() is slow.names() and again.names()["metric"] is not second.names()["metric"]
-        register(tmp_path, "train0", sleeper.pid)
-        third = sampler.sample(12.0, 12.0)
-        assert "train0" in third.names()["component"] and "train0" not in second.names()["component"]
-        assert len({len(column) for column in third.columns().values()}) == 1
-    finally:
-        sleeper.kill()
-        sleeper.wait()
-        sampler.close()

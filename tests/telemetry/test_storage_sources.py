@@ -96,6 +96,8 @@ def test_a_write_is_timed_and_one_that_hangs_is_told_as_waiting(tmp_path):
 def hang(tmp_path):
     with syncing(tmp_path) as sync:
         assert list(sync.read(0.0)) == []
+        while sync._since_s is not None:
+            assert list(sync.read(0.0)) == []
         folder = tmp_path / "recover"
         folder.mkdir()
         assert 0 < told(sync, 1.0)[0] < 60
