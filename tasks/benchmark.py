@@ -18,7 +18,7 @@ from typing import Any
 
 from diagnosis.vocabulary import TIERS
 from report.case import Case
-from report.impact import SLOWED, impact
+from report.impact import SILENT, SLOWED, impact
 from storage import truth
 from storage.layout import RunPaths, runs_dir
 from storage.manifest import Manifest, load_manifest
@@ -38,7 +38,7 @@ TRIES = 2
 NO_RUN = "it has no valid run"
 NO_EFFECT = "its fault did nothing to the job"
 #: What a run of each sort may have come to.
-FITS = {FAULTY: {"failed", "degraded", SLOWED}, DECOY: {"none", SLOWED}}
+FITS = {FAULTY: {"failed", "degraded", *SILENT}, DECOY: {"none", SLOWED}}
 QUIET_FITS = {"none"}
 
 Progress = Callable[[str], None]
@@ -128,7 +128,7 @@ def _unfit(paths: RunPaths, sort: str, beside: Sequence[RunPaths]) -> str:
     told = truth.load_impact(paths)
     if not told:
         near = healthy_runs(paths, truth.load_plan(paths), beside)
-        told = impact(open_case(paths, tables=("logs",)), [_seen(run) for run in near])
+        told = impact(open_case(paths), [_seen(run) for run in near])
         truth.save_impact(paths, told)
     if told in FITS.get(sort, QUIET_FITS):
         return ""
@@ -136,7 +136,7 @@ def _unfit(paths: RunPaths, sort: str, beside: Sequence[RunPaths]) -> str:
 
 
 def _seen(paths: RunPaths) -> Case:
-    return open_case(paths, tables=())
+    return open_case(paths, tables=("metrics",))
 
 
 def _sealed(paths: RunPaths, beside: Sequence[RunPaths]) -> str:
