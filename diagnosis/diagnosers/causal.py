@@ -1,9 +1,10 @@
 """``causal``: who was first in trouble that cannot be put down to somebody it waits for.
 
-Signs of all kinds are gathered (`diagnosis.signs`, `diagnosis.gauges`). A sign of a component that waits for an accused one, in
-the same stage and not before it, is explained and dropped: blame walks upstream. What is left decides by time; further signs
-about the same component confirm it. With nothing but complaints of those who wait its confidence is low; without any sign it
-says that nothing is wrong, or abstains when the job was ended by an error.
+Signs of all kinds are gathered (`diagnosis.signs`), but only where the job suffered at all (`diagnosis.trouble`). What the
+kernel says of a process explains what happened on its links, and both explain the complaints of those who wait: blame walks
+upstream. Of what is left the surest sign decides, the earliest of equally sure ones; further signs about the same component
+confirm it. With nothing but complaints of those who wait its confidence is low; without any sign it says that nothing is
+wrong, or abstains when the job was ended by an error.
 """
 
 from __future__ import annotations
@@ -11,20 +12,25 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from diagnosis.chain import shortest_chain
-from diagnosis.gauges import gauges
+from diagnosis.gauges import Gauges
 from diagnosis.reader import Reader
-from diagnosis.signs import CERTAIN, STRONG, Sign, absences, deafness, deaths, delays, slowness, words
+from diagnosis.signs import CERTAIN, SEEN, STRONG, Sign, placed
+from diagnosis.signs_disk import disks
+from diagnosis.signs_link import links
+from diagnosis.signs_process import processes
+from diagnosis.signs_words import calls, deaths, words
+from diagnosis.signs_work import absences, delays, slowness
 from diagnosis.story import Story
+from diagnosis.trouble import first_trouble, window
 from diagnosis.vocabulary import Vocabulary
 from storage.records import Cause, Diagnosis
 
-SIGNALS = ("death", "words", "deafness", "absence", "slowness", "delay", "gauge")
-#: (right, of) by the most telling sign, of 75 development cases: with every tier, and with the controller's log alone.
-DEVELOPMENT: dict[bool, dict[str, tuple[int, int]]] = {
-    False: {"absence": (5, 5), "deafness": (8, 8), "gauge": (8, 8), "slowness": (14, 14), "words": (40, 40)},
-    True: {"deafness": (15, 15), "death": (0, 10), "delay": (8, 10), "words": (40, 40)},
-}
+SIGNALS = ("death", "words", "deafness", "absence", "slowness", "delay", "process", "starvation", "link", "disk")
+#: (right, of) by the most telling sign in development: with every tier, and with the controller's log alone.
+DEVELOPMENT: dict[bool, dict[str, tuple[int, int]]] = {False: {}, True: {}}
 FALLBACK = ("process-kill", "memory-pressure", "network-delay", "network-bandwidth", "process-pause", "cpu-contention")
+#: Two signs of the same moment may be told so far apart, seconds: samples are.
+APART_S = 0.6
 
 
 def diagnose(reader: Reader, vocabulary: Vocabulary) -> Diagnosis:
@@ -35,8 +41,13 @@ def diagnose(reader: Reader, vocabulary: Vocabulary) -> Diagnosis:
 
 def gathered(reader: Reader, story: Story) -> list[Sign]:
     """Every sign that the tier shows; each kind of evidence can be left out to see what it is worth."""
-    read = (deaths, words, deafness, absences, slowness, delays)
-    return [sign for signs in read for sign in signs(story)] + list(gauges(reader, story))
+    trouble = first_trouble(story)
+    if trouble is None:
+        return []
+    gauges = Gauges(reader, *window(story, trouble))
+    told = [sign for signs in (deaths, words, absences, slowness, delays) for sign in signs(story)]
+    seen = [sign for signs in (processes, links, disks) for sign in signs(gauges, story)]
+    return [placed(sign, story) for sign in (*told, *calls(story, gauges), *seen)]
 
 
 def decide(story: Story, signs: list[Sign]) -> Diagnosis:
@@ -70,17 +81,39 @@ def unexplained(signs: list[Sign], vocabulary: Vocabulary) -> list[Sign]:
 
 
 def explains(cause: Sign, effect: Sign, waits: set[tuple[str, str]]) -> bool:
-    """Whether the effect's component waits for the cause's in that stage, and the cause is the stronger or earlier one."""
+    """Whether one sign is what follows from the other."""
+    return by_fate(cause, effect) or by_way(cause, effect) or by_waiting(cause, effect, waits)
+
+
+def by_fate(cause: Sign, effect: Sign) -> bool:
+    """A process that is stopped, gone or out of memory explains whatever its links and callers show from then on."""
+    if cause.strength < CERTAIN or cause.peer or effect.strength >= CERTAIN:
+        return False
+    return cause.component in (effect.component, effect.peer) and effect.time_s > cause.time_s - APART_S and bool(effect.peer)
+
+
+def by_way(cause: Sign, effect: Sign) -> bool:
+    """A link that does not carry explains the silence of its ends, and complaints about them."""
+    if cause.signal != "link" or effect.strength > cause.strength or effect.signal == "link":
+        return False
+    ends = {cause.component, cause.peer}
+    return effect.component in ends and (not effect.peer or effect.peer in ends) and effect.time_s > cause.time_s - APART_S
+
+
+def by_waiting(cause: Sign, effect: Sign, waits: set[tuple[str, str]]) -> bool:
+    """The effect's component waits for the cause's in that stage, and the cause is the stronger or earlier one."""
     if cause.component == effect.component or cause.stage != effect.stage:
         return False
     mutual = (cause.component, effect.component) in waits
-    before = cause.time_s <= effect.time_s and cause.strength >= effect.strength
+    before = cause.time_s <= effect.time_s + (APART_S if cause.strength >= SEEN else 0.0) and cause.strength >= effect.strength
     return (effect.component, cause.component) in waits and before and not (mutual and cause.strength == effect.strength)
 
 
 def ranked_signs(signs: list[Sign]) -> list[Sign]:
-    """Those that can carry a diagnosis by time, then the complaints by strength and time."""
-    return sorted(signs, key=lambda s: (s.strength < STRONG, -s.strength if s.strength < STRONG else 0.0, s.time_s))
+    """The sure ones by time, then those that can carry a diagnosis, then the complaints by strength and time."""
+    return sorted(
+        signs, key=lambda s: (s.strength < SEEN, s.strength < STRONG, -s.strength if s.strength < STRONG else 0.0, s.time_s)
+    )
 
 
 def causes_of(signs: list[Sign], vocabulary: Vocabulary) -> tuple[Cause, ...]:
@@ -89,19 +122,14 @@ def causes_of(signs: list[Sign], vocabulary: Vocabulary) -> tuple[Cause, ...]:
     for suspect in dict.fromkeys(sign.component for sign in signs):
         own = [sign for sign in signs if sign.component == suspect]
         kinds = dict.fromkeys(kind for sign in sorted(own, key=telling) for kind in sign.kinds)
-        # Samples are further apart than stages: logs tell better where it began.
-        stage = next((sign for sign in own if sign.signal != "gauge"), own[0]).stage
-        found += [Cause(suspect, stage, kind) for kind in kinds if kind in vocabulary.kinds]
+        found += [Cause(suspect, own[0].stage, kind) for kind in kinds if kind in vocabulary.kinds]
     rest = [Cause(found[0].component, found[0].stage, kind) for kind in FALLBACK if kind in vocabulary.kinds]
     return tuple(dict.fromkeys([*found, *rest]))
 
 
-def telling(sign: Sign) -> int:
-    """How well a sign tells what was done: own words and the kernel's counts first, a mere lack of signs of life last."""
-    if sign.signal == "words" or (sign.signal == "gauge" and sign.strength > CERTAIN):
-        return 0
-    silence = sign.signal == "absence" and not sign.peer
-    return 2 if silence or sign.strength < STRONG else 1
+def telling(sign: Sign) -> float:
+    """How well a sign tells what was done, the best first: as surely as it accuses; a mere lack of signs of life last."""
+    return 0.0 if sign.signal == "absence" and not sign.peer else -sign.strength
 
 
 def confidence(sign: Sign, *, blind: bool) -> float:

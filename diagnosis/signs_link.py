@@ -1,0 +1,160 @@
+"""What metrics tell of a link: cut, lossy, late or narrow, by what TCP does about each.
+
+- cut: what was sent stays unacknowledged, is sent again at ever longer intervals, and new connections get no answer;
+- lossy: segments are sent again while others are acknowledged, and round trips stay short;
+- late: round trips are long, whatever else;
+- narrow: a backlog drains at one rate, however long it lasts.
+
+A reset leaves nothing that lasts: its words are in the logs (`diagnosis.signs_words`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from diagnosis.gauges import Gauges, by_time, value
+from diagnosis.signs import SEEN, Sign
+from diagnosis.story import Story
+
+#: A queue of less is requests in flight, not a backlog: a segment.
+BACKLOG_BYTES = 1448
+#: A backlog drains at one rate when no sample acknowledges more than this many times the typical one.
+STEADY, BACKLOG_SAMPLES = 3.0, 4
+#: A round trip is long from here on, seconds, and as so many times that of the other links at the time: a busy machine makes
+#: all of them longer at once.
+LONG_S, LONG_TIMES = 0.04, 5.0
+#: Segments sent again; a busy machine makes a kernel probe once.
+RESENT = 1.5
+#: For so long nothing at all was acknowledged, seconds: longer than the losses of a link that carries anything.
+CUT_S = 0.6
+
+#: Kinds, likeliest first, by what was seen.
+KINDS: dict[str, tuple[str, ...]] = {
+    "is narrow": ("network-bandwidth", "network-loss", "network-delay"),
+    "is late": ("network-delay", "network-loss", "network-bandwidth"),
+    "is cut": ("network-partition", "network-loss", "network-delay"),
+    "loses": ("network-loss", "network-partition", "network-delay"),
+}
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One sample of a link: bytes not acknowledged, bytes acknowledged a second, segments sent again, unanswered dials."""
+
+    time_s: float
+    queue: float
+    acked: float
+    resent: float
+    dialling: float
+    rtt_s: float
+
+    @property
+    def stuck(self) -> bool:
+        """Something is under way and nothing arrives."""
+        return (self.queue > 0 or self.dialling > 0) and self.acked == 0
+
+
+def links(gauges: Gauges, story: Story) -> Iterator[Sign]:
+    """A sign for each link that does not carry as it should."""
+    usual_s = usual_round_trips(gauges)
+    for name in suspects(gauges, usual_s):
+        src, _, rest = name.partition(">")
+        dst = rest.partition(":")[0]
+        beats = beats_of(gauges, name)
+        what, since_s, time_s = judged(beats, gauges, usual_s)
+        if what and {src, dst} <= story.vocabulary.roles.keys():
+            yield Sign("link", src, KINDS[what], SEEN + 0.5, time_s, f"{name} {what}", dst, since_s=since_s)
+
+
+def usual_round_trips(gauges: Gauges) -> dict[float, float]:
+    """By time the middle one of all links' round trips."""
+    found: dict[float, list[float]] = {}
+    for series in gauges.of("link_rtt_s").values():
+        for sample in series:
+            found.setdefault(sample.time_s, []).append(value(sample))
+    return {time_s: sorted(values)[len(values) // 2] for time_s, values in found.items()}
+
+
+def suspects(gauges: Gauges, usual_s: dict[float, float]) -> list[str]:
+    """Links on which anything was sent again, dialled in vain, kept waiting, or slow to come back."""
+    names = set()
+    for metric in ("link_retransmits_per_s", "link_connecting"):
+        names |= {name for name, series in gauges.of(metric).items() if any(value(sample) > 0 for sample in series)}
+    for name, series in gauges.of("link_send_queue_bytes").items():
+        waiting = [value(sample) > 0 for sample in series]
+        names |= {name} if any(a and b for a, b in zip(waiting, waiting[1:], strict=False)) else set()
+    for name, series in gauges.of("link_rtt_s").items():
+        names |= {name} if any(is_long(value(s), usual_s.get(s.time_s, 0.0)) for s in series) else set()
+    return sorted(names)
+
+
+def is_long(rtt_s: float, usual_s: float) -> bool:
+    """Whether a round trip is long beside those of the other links."""
+    return rtt_s > max(LONG_S, LONG_TIMES * usual_s)
+
+
+def beats_of(gauges: Gauges, name: str) -> list[Beat]:
+    """The samples of a link, put together."""
+    queue, acked, resent, dialling, rtt = (
+        by_time(gauges.one(metric, name))
+        for metric in (
+            "link_send_queue_bytes",
+            "link_acked_bytes_per_s",
+            "link_retransmits_per_s",
+            "link_connecting",
+            "link_rtt_s",
+        )
+    )
+    times = sorted({*queue, *dialling})
+    return [
+        Beat(t, queue.get(t, 0.0), acked.get(t, 0.0), resent.get(t, 0.0), dialling.get(t, 0.0), rtt.get(t, 0.0)) for t in times
+    ]
+
+
+def judged(beats: list[Beat], gauges: Gauges, usual_s: dict[float, float]) -> tuple[str, float, float]:
+    """What is wrong with a link ("": nothing), when it was last well and when it first was not."""
+    late = [beat for beat in beats if is_long(beat.rtt_s, usual_s.get(beat.time_s, 0.0))]
+    again = [beat for beat in beats if beat.resent > 0]
+    span_s = gauges.beat_s if gauges.fine else 1.0
+    resent, cut_s = sum(beat.resent for beat in again) * span_s, longest_stuck_s(beats, span_s)
+    backlog = steady_backlog(beats)
+    if backlog:
+        what, bad = "is narrow", backlog
+    elif late:
+        what, bad = "is late", late
+    elif cut_s >= CUT_S:
+        what, bad = "is cut", [beat for beat in beats if beat.stuck]
+    elif resent > RESENT:
+        what, bad = "loses", again
+    else:
+        return "", 0.0, 0.0
+    begun_s = begin_of([*bad, *again, *(beat for beat in beats if beat.stuck and (beat.resent or beat.dialling))])
+    before_s = [beat.time_s for beat in beats if beat.time_s < begun_s]
+    return what, before_s[-1] if before_s and gauges.fine else 0.0, begun_s
+
+
+def longest_stuck_s(beats: list[Beat], beat_s: float) -> float:
+    """For how long at most nothing was acknowledged although something was under way."""
+    longest = run = 0
+    for beat in beats:
+        run = run + 1 if beat.stuck else 0
+        longest = max(longest, run)
+    return longest * beat_s
+
+
+def steady_backlog(beats: list[Beat]) -> list[Beat]:
+    """The samples of a backlog that drained at one rate; none, if it did not, or there was none."""
+    found: list[Beat] = []
+    run: list[Beat] = []
+    for beat in beats:
+        run = [*run, beat] if beat.queue > BACKLOG_BYTES else []
+        found = max(found, run, key=len)
+    drained = sorted(beat.acked for beat in found if beat.acked > 0)
+    lasting = len(found) >= BACKLOG_SAMPLES and len(drained) >= 3
+    return found if lasting and drained[-1] <= STEADY * drained[len(drained) // 2] else []
+
+
+def begin_of(beats: list[Beat]) -> float:
+    """When the first of these was."""
+    return min(beat.time_s for beat in beats)
