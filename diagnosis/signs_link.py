@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from diagnosis.gauges import Gauges, by_time, value
-from diagnosis.signs import SEEN, Sign
+from diagnosis.signs import SEEN, STRONG, Sign
 from diagnosis.story import Story
 
 #: A queue of less is requests in flight, not a backlog: a segment.
@@ -24,8 +25,11 @@ STEADY, BACKLOG_SAMPLES = 3.0, 4
 #: A round trip is long from here on, seconds, and as so many times that of the other links at the time: a busy machine makes
 #: all of them longer at once.
 LONG_S, LONG_TIMES = 0.04, 5.0
-#: Segments sent again; a busy machine makes a kernel probe once.
-RESENT = 1.5
+#: Segments sent again within a beat: a busy machine makes a kernel probe once; many at once are sent again only where others
+#: arrive.
+RESENT, MANY = 1.5, 4.0
+#: Beats that show it, from which on it is sure.
+SURE = 2
 #: For so long nothing at all was acknowledged, seconds: longer than the losses of a link that carries anything.
 CUT_S = 0.6
 
@@ -50,6 +54,11 @@ class Beat:
     rtt_s: float
 
     @property
+    def lost(self) -> bool:
+        """Something was sent again, or dialled without an answer."""
+        return self.resent > 0 or self.dialling > 0
+
+    @property
     def stuck(self) -> bool:
         """Something is under way and nothing arrives."""
         return (self.queue > 0 or self.dialling > 0) and self.acked == 0
@@ -62,9 +71,13 @@ def links(gauges: Gauges, story: Story) -> Iterator[Sign]:
         src, _, rest = name.partition(">")
         dst = rest.partition(":")[0]
         beats = beats_of(gauges, name)
-        what, since_s, time_s = judged(beats, gauges, usual_s)
+        what, bad = judged(beats, gauges, usual_s)
         if what and {src, dst} <= story.vocabulary.roles.keys():
-            yield Sign("link", src, KINDS[what], SEEN + 0.5, time_s, f"{name} {what}", dst, since_s=since_s)
+            time_s = min(beat.time_s for beat in bad)
+            before_s = [beat.time_s for beat in beats if beat.time_s < time_s and gauges.fine]
+            sure = SEEN + 0.5 if len(bad) >= SURE else STRONG + 1
+            since_s = before_s[-1] if before_s else 0.0
+            yield Sign("link", src, KINDS[what], sure, time_s, f"{name} {what}", dst, since_s=since_s)
 
 
 def usual_round_trips(gauges: Gauges) -> dict[float, float]:
@@ -83,7 +96,7 @@ def suspects(gauges: Gauges, usual_s: dict[float, float]) -> list[str]:
         names |= {name for name, series in gauges.of(metric).items() if any(value(sample) > 0 for sample in series)}
     for name, series in gauges.of("link_send_queue_bytes").items():
         waiting = [value(sample) > 0 for sample in series]
-        names |= {name} if any(a and b for a, b in zip(waiting, waiting[1:], strict=False)) else set()
+        names |= {name} if any(a and b for a, b in pairwise(waiting)) else set()
     for name, series in gauges.of("link_rtt_s").items():
         names |= {name} if any(is_long(value(s), usual_s.get(s.time_s, 0.0)) for s in series) else set()
     return sorted(names)
@@ -112,26 +125,29 @@ def beats_of(gauges: Gauges, name: str) -> list[Beat]:
     ]
 
 
-def judged(beats: list[Beat], gauges: Gauges, usual_s: dict[float, float]) -> tuple[str, float, float]:
-    """What is wrong with a link ("": nothing), when it was last well and when it first was not."""
-    late = [beat for beat in beats if is_long(beat.rtt_s, usual_s.get(beat.time_s, 0.0))]
-    again = [beat for beat in beats if beat.resent > 0]
+def judged(beats: list[Beat], gauges: Gauges, usual_s: dict[float, float]) -> tuple[str, list[Beat]]:
+    """What is wrong with a link ("": nothing), and the beats that show it."""
     span_s = gauges.beat_s if gauges.fine else 1.0
-    resent, cut_s = sum(beat.resent for beat in again) * span_s, longest_stuck_s(beats, span_s)
+    late = [beat for beat in beats if is_long(beat.rtt_s, usual_s.get(beat.time_s, 0.0))]
+    missing = [beat for beat in beats if beat.stuck and beat.lost or beat.resent * span_s >= RESENT]
     backlog = steady_backlog(beats)
     if backlog:
-        what, bad = "is narrow", backlog
-    elif late:
-        what, bad = "is late", late
-    elif cut_s >= CUT_S:
-        what, bad = "is cut", [beat for beat in beats if beat.stuck]
-    elif resent > RESENT:
-        what, bad = "loses", again
-    else:
-        return "", 0.0, 0.0
-    begun_s = begin_of([*bad, *again, *(beat for beat in beats if beat.stuck and (beat.resent or beat.dialling))])
-    before_s = [beat.time_s for beat in beats if beat.time_s < begun_s]
-    return what, before_s[-1] if before_s and gauges.fine else 0.0, begun_s
+        return "is narrow", [*backlog, *missing]
+    if late:
+        return "is late", [*late, *missing]
+    if longest_stuck_s(beats, span_s) >= CUT_S and not some_arrive(beats, span_s):
+        return "is cut", missing or [beat for beat in beats if beat.stuck]
+    return ("loses", missing) if missing else ("", [])
+
+
+def some_arrive(beats: list[Beat], span_s: float) -> bool:
+    """Whether what was lost was not all: something was acknowledged in between, or many segments were sent again at once.
+
+    Without any acknowledgement a kernel sends the first segment again and again, at doubling intervals, and no other.
+    """
+    lost = [beat.time_s for beat in beats if beat.stuck and beat.lost]
+    between = any(beat.acked > 0 for beat in beats if lost and lost[0] < beat.time_s < lost[-1])
+    return between or any(beat.resent * span_s >= MANY for beat in beats)
 
 
 def longest_stuck_s(beats: list[Beat], beat_s: float) -> float:
@@ -153,8 +169,3 @@ def steady_backlog(beats: list[Beat]) -> list[Beat]:
     drained = sorted(beat.acked for beat in found if beat.acked > 0)
     lasting = len(found) >= BACKLOG_SAMPLES and len(drained) >= 3
     return found if lasting and drained[-1] <= STEADY * drained[len(drained) // 2] else []
-
-
-def begin_of(beats: list[Beat]) -> float:
-    """When the first of these was."""
-    return min(beat.time_s for beat in beats)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diagnosis.gauges import Gauges, Series, by_time, first, typical, value
-from diagnosis.signs import CERTAIN, SEEN, Sign
+from diagnosis.gauges import Gauges, Series, by_time, first, value
+from diagnosis.signs import CERTAIN, STRONG, Sign
 from diagnosis.story import Story
 
 #: Codes of `process_state`: running or waiting for a core, and stopped.
 RUNNABLE, STOPPED = 0, 3
-#: A mean over a while above this had stopped moments in it: a process that sleeps or runs has 0 to 1, waits for a disk are rare.
+#: A mean over a while above this had stopped moments in it: a process that sleeps or runs has 0 to 1, and rarely waits for a disk.
 STOPPED_MEAN = 1.1
-#: A process starves that is runnable for most of a stretch of samples, gets less than this of a core meanwhile, and less than
-#: this part of what others get of theirs.
-STARVED_SAMPLES, STARVED_RUNNABLE, STARVED_CORES = 4, 0.75, 0.5
+#: A process starves that is runnable in so many samples on end and gets less than this of a core meanwhile.
+STARVED_SAMPLES, STARVED_CORES = 6, 0.35
 
 
 def processes(gauges: Gauges, story: Story) -> Iterator[Sign]:
@@ -72,7 +71,7 @@ def starved(gauges: Gauges, story: Story) -> Iterator[Sign]:
         if len(stretch) >= STARVED_SAMPLES:
             why = f"{who} wanted a core for {stretch[-1].time_s - stretch[0].time_s:.1f}s and got little of it"
             since_s = stretch[0].time_s - gauges.beat_s
-            yield Sign("starvation", who, ("cpu-contention",), SEEN, stretch[0].time_s, why, since_s=since_s)
+            yield Sign("starvation", who, ("cpu-contention",), STRONG + 1, stretch[0].time_s, why, since_s=since_s)
 
 
 def longest_hunger(states: Series, used: dict[float, float]) -> Series:
@@ -84,8 +83,3 @@ def longest_hunger(states: Series, used: dict[float, float]) -> Series:
         run = [*run, sample] if hungry else []
         best = max(best, run, key=len)
     return best
-
-
-def typical_use(used: Series) -> float:
-    """What it takes of a core when it works."""
-    return typical([value(sample) for sample in used if value(sample) > 0])
