@@ -129,7 +129,7 @@ def judged(beats: list[Beat], gauges: Gauges, usual_s: dict[float, float]) -> tu
     """What is wrong with a link ("": nothing), and the beats that show it."""
     span_s = gauges.beat_s if gauges.fine else 1.0
     late = [beat for beat in beats if is_long(beat.rtt_s, usual_s.get(beat.time_s, 0.0))]
-    missing = [beat for beat in beats if beat.stuck and beat.lost or beat.resent * span_s >= RESENT]
+    missing = [beat for beat in beats if (beat.stuck and beat.lost) or beat.resent * span_s >= RESENT]
     backlog = steady_backlog(beats)
     if backlog:
         return "is narrow", [*backlog, *missing]

@@ -10,7 +10,7 @@ from diagnosis.story import Story
 
 #: Codes of `process_state`: running or waiting for a core, and stopped.
 RUNNABLE, STOPPED = 0, 3
-#: A mean over a while above this had stopped moments in it: a process that sleeps or runs has 0 to 1, and rarely waits for a disk.
+#: A mean over a while above this had stopped moments in it: who sleeps or runs has 0 to 1, and rarely waits for a disk.
 STOPPED_MEAN = 1.1
 #: A process starves that is runnable in so many samples on end and gets less than this of a core meanwhile.
 STARVED_SAMPLES, STARVED_CORES = 6, 0.35

@@ -10,7 +10,7 @@ from diagnosis.complaints import Complaint, complaints
 from diagnosis.gauges import Gauges, value
 from diagnosis.reader import LogRecord
 from diagnosis.signs import CERTAIN, COMPLAINT, SEEN, STRONG, Sign
-from diagnosis.story import EVENTS, STAGE_OF_WORK, Story, by_worker
+from diagnosis.story import EVENTS, Story, by_worker
 
 MEMORY = r"can't allocate memory|Cannot allocate memory|\bMemoryError\b|bad_alloc|can't start new thread|Errno 12\b"
 FULL = r"No space left|Errno 28\b|unexpected pos \d+ vs \d+|short write"
@@ -23,7 +23,10 @@ OWN_WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 #: Who has the device that another could not get.
 _LEASE = re.compile(r"out of memory: .*lease held by (\S+) for")
-_EXIT = re.compile(r"(?:ended with|after) exit code (-?\d+)")
+_EXIT = re.compile(r"(?P<told>ended with|after) exit code (?P<code>-?\d+)")
+#: An upload says how far it came; who waits for weights says only that it waited.
+_PROGRESS = re.compile(r"gave up after [\d.]+s, (\d+) of \d+ chunks")
+_WAITED = re.compile(r"waiting for weights")
 #: How a process ends that was told to end, or was done.
 ORDERLY = (0, -15)
 #: A death may be told so much later than it was, seconds: whoever tells looks a few times a second.
@@ -33,6 +36,7 @@ KINDS_OF_DEATH = ("process-kill", "memory-pressure", "network-reset")
 KINDS_OF_RESET = ("network-reset", "network-partition", "process-kill")
 KINDS_OF_SILENCE = ("process-pause", "network-partition", "process-kill")
 KINDS_OF_DEAFNESS = ("network-partition", "network-loss", "network-delay", "network-reset")
+KINDS_OF_TRICKLE = ("network-bandwidth", "network-loss", "network-delay", "network-partition")
 KINDS_OF_NAMES = ("dns-failure", "network-partition")
 
 
@@ -41,9 +45,10 @@ def deaths(story: Story) -> Iterator[Sign]:
     for record in before_the_end(story):
         code, named = _EXIT.search(record.text), named_components(record.text, story.vocabulary)
         told = [name for name in named if name != record.owner][:1]
-        if not told or not code or record.level == "DEBUG" or int(code[1]) in ORDERLY:
+        # Who is started again may have been ended for that.
+        if not told or not code or code["told"] == "after" or int(code["code"]) in ORDERLY:
             continue
-        kinds = ("process-kill", "memory-pressure") if int(code[1]) == -9 else ("memory-pressure", "process-kill")
+        kinds = ("process-kill", "memory-pressure") if int(code["code"]) == -9 else ("memory-pressure", "process-kill")
         since_s = record.time_s - LOOKED_AFTER_S
         yield Sign("death", told[0], kinds, CERTAIN, record.time_s, why(record), since_s=since_s)
 
@@ -79,53 +84,90 @@ def damage(story: Story, record: LogRecord) -> Sign:
 
 def calls(story: Story, gauges: Gauges) -> Iterator[Sign]:
     """What callers complain of, each way of failing by what it says about both ends."""
-    for one in complaints(story):
-        if one.how == "unresolved":
-            yield accused(one, one.src, KINDS_OF_NAMES, CERTAIN, one.dst)
-        elif one.how == "unreachable":
-            yield accused(one, one.src, KINDS_OF_NAMES, SEEN, one.dst)
+    every = list(complaints(story))
+    for one in every:
+        if one.how in ("unresolved", "unreachable"):
+            yield accused("words", one, KINDS_OF_NAMES, CERTAIN if one.how == "unresolved" else SEEN)
         elif one.how in ("refused", "reset"):
             if lives(story, gauges, one):
-                yield accused(one, one.src, KINDS_OF_RESET, SEEN, one.dst)
+                yield accused("words", one, KINDS_OF_RESET, SEEN)
             else:
-                yield accused(one, one.dst, KINDS_OF_DEATH, SEEN if one.how == "refused" else STRONG + 1, "")
+                yield blamed("death", one, KINDS_OF_DEATH, SEEN if one.how == "refused" else STRONG + 1)
         elif one.how == "unconnected":
-            yield accused(one, one.src, KINDS_OF_DEAFNESS, STRONG + 1, one.dst)
+            yield accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1)
         else:
-            yield unanswered(story, one)
+            yield unanswered(story, one, every)
 
 
-def accused(one: Complaint, who: str, kinds: tuple[str, ...], strength: float, peer: str) -> Sign:
-    """The sign of a complaint."""
-    signal = {"unresolved": "words", "unreachable": "words", "unanswered": "deafness", "unconnected": "deafness"}
-    told = signal.get(one.how, "words" if peer else "death")
-    return Sign(told, who, kinds, strength, one.begun_s, why(one.record), peer, seen_s=one.time_s)
+def accused(signal: str, one: Complaint, kinds: tuple[str, ...], strength: float) -> Sign:
+    """The way from caller to callee is at fault."""
+    return Sign(signal, one.src, kinds, strength, one.begun_s, why(one.record), one.dst, seen_s=one.time_s)
 
 
-def unanswered(story: Story, one: Complaint) -> Sign:
-    """A call that was taken and not answered: the callee stands still, unless it was heard later that all was well there.
+def blamed(signal: str, one: Complaint, kinds: tuple[str, ...], strength: float) -> Sign:
+    """The callee is."""
+    return Sign(signal, one.dst, kinds, strength, one.begun_s, why(one.record), seen_s=one.time_s)
 
-    An event is told and not asked; a worker that heard it late, or was well otherwise, was kept from it on the way.
+
+def unanswered(story: Story, one: Complaint, every: list[Complaint]) -> Sign:
+    """A call that was taken and not answered, by which of the two?
+
+    Whoever did other things meanwhile was kept from this one on the way. A second call of the same sort is made on a new
+    connection: where that is taken, too, and nobody answers, the way is open and the callee stands still. So it does when
+    several callers get no answer; when only one of several does not, it is that one's way.
     """
-    what = next((name for name in EVENTS if re.search(rf"\b{name}\b", head_of(one.record))), "")
-    stage, step = story.at(one.begun_s)
-    heard = by_worker(story.works).get((what, one.dst), {}).get(step)
-    if what and (heard or len(story.records) == 1 or alive_between(story, one.dst, one.begun_s, one.time_s)):
-        begun_s = story.announced(what, step) or one.begun_s
-        stage = STAGE_OF_WORK.get(what, stage)
-        sign = accused(one, one.src, KINDS_OF_DEAFNESS, STRONG + 1, one.dst)
-        return Sign(**{**vars(sign), "time_s": begun_s, "stage": stage})
-    return accused(one, one.dst, KINDS_OF_SILENCE, COMPLAINT, "")
+    what = next((name for name in EVENTS if re.search(rf"\b{name}\b|/event", head_of(one.record))), "")
+    progress = _PROGRESS.search(head_of(one.record))
+    if progress:
+        return accused("deafness", one, KINDS_OF_TRICKLE if int(progress[1]) else KINDS_OF_DEAFNESS, STRONG + 1)
+    if _WAITED.search(head_of(one.record)):
+        alone = not any(other.src != one.src and _WAITED.search(head_of(other.record)) for other in every)
+        fed = any(w.what == "update_weights" and one.begun_s < w.end_s < one.time_s for w in story.works)
+        sure = alone and fed
+        return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1) if sure else blamed("deafness", one, (), COMPLAINT)
+    callers = {src for src, dst, _ in story.vocabulary.links if dst == one.dst}
+    crying = {other.src for other in every if other.dst == one.dst}
+    if len(crying) > 1 or keeps_silent(one, every):
+        return blamed("deafness", one, KINDS_OF_SILENCE, STRONG + 1)
+    if len(callers) > 1:
+        return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1)
+    if heard_late(story, one, what) or alive_between(story, one.dst, one.begun_s, one.time_s):
+        return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1)
+    return blamed("deafness", one, KINDS_OF_SILENCE, COMPLAINT)
+
+
+def keeps_silent(one: Complaint, every: list[Complaint]) -> bool:
+    """Whether the callee took a later call of this sort and did not answer that either, and no dial to it failed."""
+    same = [other for other in every if (other.src, other.dst) == (one.src, one.dst)]
+    events = [("/event" in head_of(other.record)) == ("/event" in head_of(one.record)) for other in same]
+    again = [other for other, alike in zip(same, events, strict=True) if alike and other.begun_s >= one.time_s]
+    return bool(again) and all(other.how == "unanswered" for other in same)
+
+
+def heard_late(story: Story, one: Complaint, what: str) -> bool:
+    """Whether the callee heard of an event after all."""
+    step = story.at(one.begun_s)[1]
+    return what in EVENTS and step in by_worker(story.works).get((what, one.dst), {})
 
 
 def lives(story: Story, gauges: Gauges, one: Complaint) -> bool:
     """Whether the callee is known to have lived on after a caller lost it or was refused."""
-    if any(sign.component == one.dst for sign in deaths(story)):
-        return False
+    ends = [code for who, code in exits(story) if who == one.dst]
+    if ends:
+        return all(code in ORDERLY for code in ends)
     states = gauges.one("process_alive", one.dst)
     if gauges.fine and states:
         return all(value(sample) > 0.5 for sample in states if sample.time_s < min(story.ending_s, one.time_s + 1.0))
     return alive_between(story, one.dst, one.time_s, story.ending_s)
+
+
+def exits(story: Story) -> Iterator[tuple[str, int]]:
+    """Who ended, and by which code, as whoever watches the processes tells; orderly ends of the job are among them."""
+    for record in (record for records in story.records.values() for record in records):
+        code = _EXIT.search(record.text)
+        named = [name for name in named_components(record.text, story.vocabulary) if name != record.owner]
+        if code and named:
+            yield named[0], int(code["code"])
 
 
 def alive_between(story: Story, who: str, since_s: float, until_s: float) -> bool:

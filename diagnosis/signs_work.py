@@ -64,7 +64,7 @@ def slowness(story: Story) -> Iterator[Sign]:
             took = excess(work.took_s, [w.took_s for w in others], [w.took_s for w in peers])
             begun = work.end_s - work.took_s
             lag = excess(work.lag_s, [w.lag_s for w in others], [w.lag_s for w in peers])
-            if lag:
+            if lag and what in EVENTS:
                 sent, why = begun - work.lag_s, f"{what} of step {step} reached {who} {lag:.0f} times later than otherwise"
                 seen = sent + work.lag_s * SLOW_ALONE / max(lag, SLOW_ALONE)
                 yield Sign(
@@ -85,7 +85,8 @@ def delays(story: Story) -> Iterator[Sign]:
             opening, event = span.opening, span.opening.event
             kinds = KINDS_OF_LATENESS if event else KINDS_OF_STAGE.get(opening.stage, KINDS_OF_COMPUTE)
             role = ROLE_OF_STAGE.get(opening.stage, "")
-            why = f"{event or opening.stage} of step {opening.step} took {span.took_s / span.usual_s:.0f} times as long as otherwise"
+            times = f"{span.took_s / span.usual_s:.0f} times as long as otherwise"
+            why = f"{event or opening.stage} of step {opening.step} took {times}"
             seen = opening.time_s + SLOW_ALONE * span.usual_s
             for who in (story.controller,) if event else story.vocabulary.of_role(role):
                 yield Sign("delay", who, kinds, 1.5, opening.time_s, why, "", opening.stage, seen_s=seen)

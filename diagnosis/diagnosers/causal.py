@@ -9,6 +9,7 @@ wrong, or abstains when the job was ended by an error.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from diagnosis.chain import shortest_chain
@@ -47,6 +48,8 @@ def gathered(reader: Reader, story: Story) -> list[Sign]:
     gauges = Gauges(reader, *window(story, trouble))
     told = [sign for signs in (deaths, words, absences, slowness, delays) for sign in signs(story)]
     seen = [sign for signs in (processes, links, disks) for sign in signs(gauges, story)]
+    if not gauges.fine:  # a mean tells that, and not when: the logs do
+        seen = [replace(sign, time_s=trouble.time_s, since_s=0.0) for sign in seen]
     return [placed(sign, story) for sign in (*told, *calls(story, gauges), *seen)]
 
 
