@@ -49,8 +49,7 @@ class Complaint:
 
 def complaints(story: Story) -> Iterator[Complaint]:
     """All of them by time."""
-    every = [record for records in story.records.values() for record in records]
-    for record in sorted(every, key=lambda one: (one.time, one.path, one.line)):
+    for record in story.everything:
         if record.level in ("WARNING", "ERROR", "CRITICAL"):
             found = complaint_of(record, story)
             if found:

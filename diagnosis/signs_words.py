@@ -27,6 +27,7 @@ _EXIT = re.compile(r"(?P<told>ended with|after) exit code (?P<code>-?\d+)")
 #: An upload says how far it came; who waits for weights says only that it waited.
 _PROGRESS = re.compile(r"gave up after [\d.]+s, (\d+) of \d+ chunks")
 _WAITED = re.compile(r"waiting for weights")
+_SILENT = re.compile(r"(?P<who>[\w-]+) is offline: no beat for (?P<s>[\d.]+) s")
 #: How a process ends that was told to end, or was done.
 ORDERLY = (0, -15)
 #: A death may be told so much later than it was, seconds: whoever tells looks a few times a second.
@@ -51,6 +52,36 @@ def deaths(story: Story) -> Iterator[Sign]:
         kinds = ("process-kill", "memory-pressure") if int(code["code"]) == -9 else ("memory-pressure", "process-kill")
         since_s = record.time_s - LOOKED_AFTER_S
         yield Sign("death", told[0], kinds, CERTAIN, record.time_s, why(record), since_s=since_s)
+
+
+def heedless(story: Story) -> Iterator[Sign]:
+    """A process that did not end when it was told to: who stands still, or waits for a disk, hears nothing."""
+    late = [
+        (record, who)
+        for record in story.everything
+        if record.time_s >= story.ending_s
+        for who, code in exits_in(record, story)
+        if code == -9
+    ]
+    for record, who in late:
+        told = [one.time_s for one in story.records.get(who, ()) if one.time_s < story.ending_s]
+        warned = [
+            one.time_s for one in story.everything if one.level in ("WARNING", "ERROR") and one.time_s > max(told, default=0.0)
+        ]
+        time_s = min([*warned, story.ending_s])
+        strength = SEEN if len(late) == 1 else COMPLAINT
+        kinds = ("process-pause", "io-contention")
+        yield Sign("death", who, kinds, strength, time_s, why(record), since_s=since_s, seen_s=record.time_s)
+
+
+def silences(story: Story) -> Iterator[Sign]:
+    """A process whose beats are missed although its connections stand."""
+    for record in before_the_end(story):
+        silent = _SILENT.search(record.text)
+        who = story.component(silent["who"]) if silent and record.level == "WARNING" else ""
+        if silent and who:
+            begun_s = record.time_s - float(silent["s"])
+            yield Sign("deafness", who, KINDS_OF_SILENCE, STRONG + 1, begun_s, why(record), seen_s=record.time_s)
 
 
 def words(story: Story) -> Iterator[Sign]:
@@ -163,11 +194,16 @@ def lives(story: Story, gauges: Gauges, one: Complaint) -> bool:
 
 def exits(story: Story) -> Iterator[tuple[str, int]]:
     """Who ended, and by which code, as whoever watches the processes tells; orderly ends of the job are among them."""
-    for record in (record for records in story.records.values() for record in records):
-        code = _EXIT.search(record.text)
-        named = [name for name in named_components(record.text, story.vocabulary) if name != record.owner]
-        if code and named:
-            yield named[0], int(code["code"])
+    for record in story.everything:
+        yield from exits_in(record, story)
+
+
+def exits_in(record: LogRecord, story: Story) -> Iterator[tuple[str, int]]:
+    """The one that this record tells of, if it does."""
+    code = _EXIT.search(record.text)
+    named = [name for name in named_components(record.text, story.vocabulary) if name != record.owner] if code else []
+    if code and named:
+        yield named[0], int(code["code"])
 
 
 def alive_between(story: Story, who: str, since_s: float, until_s: float) -> bool:
@@ -177,9 +213,11 @@ def alive_between(story: Story, who: str, since_s: float, until_s: float) -> boo
 
 def before_the_end(story: Story, *, also_first_cause: bool = False) -> list[LogRecord]:
     """Records of all logs by time, until the job is being ended: what comes then is of its ending."""
-    found = [record for records in story.records.values() for record in records]
-    kept = [r for r in found if r.time_s < story.ending_s or (also_first_cause and r.text.startswith("First cause: "))]
-    return sorted(kept, key=lambda record: (record.time, record.path, record.line))
+    return [
+        record
+        for record in story.everything
+        if record.time_s < story.ending_s or (also_first_cause and record.text.startswith("First cause: "))
+    ]
 
 
 def head_of(record: LogRecord) -> str:

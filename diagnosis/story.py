@@ -99,6 +99,12 @@ class Story:
         return found
 
     @cached_property
+    def everything(self) -> list[LogRecord]:
+        """Records of all logs by time."""
+        found = [record for records in self.records.values() for record in records]
+        return sorted(found, key=lambda record: (record.time, record.path, record.line))
+
+    @cached_property
     def ending_s(self) -> float:
         """When the controller began to end the job; infinite when its log stops before."""
         return next((r.time_s for r in self.records[self.controller] if _ENDING.search(r.text)), float("inf"))

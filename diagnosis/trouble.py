@@ -77,13 +77,11 @@ def first_trouble(story: Story) -> Trouble | None:
 
 def warnings(story: Story) -> list[LogRecord]:
     """What was logged as a warning or worse, by time; of the job's ending errors alone, since processes are ended then."""
-    every = [record for records in story.records.values() for record in records]
-    found = [
+    return [
         record
-        for record in every
-        if record.logged_as_error or (record.level == "WARNING" and record.time_s < story.ending_s and record.time_s > 0)
+        for record in story.everything
+        if record.logged_as_error or (record.level == "WARNING" and record.time_s < story.ending_s)
     ]
-    return sorted(found, key=lambda record: (record.time, record.path, record.line))
 
 
 def window(story: Story, trouble: Trouble) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from diagnosis.signs import CERTAIN, SEEN, STRONG, Sign, placed
 from diagnosis.signs_disk import disks
 from diagnosis.signs_link import links
 from diagnosis.signs_process import processes
-from diagnosis.signs_words import calls, deaths, words
+from diagnosis.signs_words import calls, deaths, heedless, silences, words
 from diagnosis.signs_work import absences, delays, slowness
 from diagnosis.story import Story
 from diagnosis.trouble import first_trouble, window
@@ -46,7 +46,7 @@ def gathered(reader: Reader, story: Story) -> list[Sign]:
     if trouble is None:
         return []
     gauges = Gauges(reader, *window(story, trouble))
-    told = [sign for signs in (deaths, words, absences, slowness, delays) for sign in signs(story)]
+    told = [sign for signs in (deaths, heedless, silences, words, absences, slowness, delays) for sign in signs(story)]
     seen = [sign for signs in (processes, links, disks) for sign in signs(gauges, story)]
     if not gauges.fine:  # a mean tells that, and not when: the logs do
         seen = [replace(sign, time_s=trouble.time_s, since_s=0.0) for sign in seen]
