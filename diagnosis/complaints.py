@@ -22,6 +22,8 @@ REASONS: tuple[tuple[str, str], ...] = (
     ("unconnected", r"Connect timeout for|connection to \S+: timed out after"),
     ("unanswered", r"Request timeout|Read timed out|gave up after|timed out after [\d.]+s waiting|: timed out"),
 )
+#: Patience is told in tenths of a second.
+ROUNDED_S = 0.06
 _URL = re.compile(r"http://(?P<dst>[\w-]+)[:/]")
 _CONNECTION = re.compile(r"connection to (?P<dst>[\w-]+): ")
 _CALLED = re.compile(r"^(?P<dst>[\w-]+) \w+: (?:Connection lost|Request timeout|Request failed)")
@@ -65,7 +67,8 @@ def complaint_of(record: LogRecord, story: Story) -> Complaint | None:
     if not how or not src or not dst or src == dst:
         return None
     waited = _PATIENCE.search(head) if how in ("unconnected", "unanswered") else None
-    return Complaint(record, src, dst, how, record.time_s - (float(waited["s"]) if waited else 0.0))
+    begun_s = record.time_s - (float(waited["s"]) - ROUNDED_S if waited else 0.0)
+    return Complaint(record, src, dst, how, min(begun_s, record.time_s))
 
 
 def source_of(record: LogRecord, head: str, story: Story) -> str:

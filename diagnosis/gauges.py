@@ -17,6 +17,9 @@ from diagnosis.reader import Reader, Sample
 #: Samples that are further apart are means over a while.
 FINE_S = 2.0
 
+#: Metrics of which there is a value at every beat.
+_REGULAR = ("process_state", "link_send_queue_bytes", "disk_free_bytes")
+
 Series = list[Sample]
 
 
@@ -46,7 +49,8 @@ class Gauges:
     @cached_property
     def beat_s(self) -> float:
         """Seconds from one sample to the next; infinite without samples."""
-        longest = max(self.of("process_state").values(), key=len, default=[])
+        every = [series for metric in _REGULAR for series in self.of(metric).values()]
+        longest = max(every, key=len, default=[])
         return median([b.time_s - a.time_s for a, b in pairwise(longest)]) if len(longest) > 1 else float("inf")
 
     @property

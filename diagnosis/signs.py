@@ -32,6 +32,9 @@ CARRIES_IN: dict[tuple[str, str], tuple[str, ...]] = {
     ("rollout", "serving"): ("rollout", "weights_update"),
     ("controller", "scheduler"): ("cleanup", "init"),
 }
+#: Signs of what ends all that a process or link does. A rollout worker that had begun to sample was at its last stage then:
+#: scoring, which it alone announces.
+ENDS = ("death", "process", "link")
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,15 @@ def placed(sign: Sign, story: Story) -> Sign:
     """The sign with the stage in which the fault struck."""
     if sign.stage:
         return sign
-    since_s = max(sign.since_s, last_word(story, sign)) if sign.since_s or not sign.peer else sign.since_s
-    stage = story.struck(since_s, sign.time_s, stages_of(sign, story))
-    return replace(sign, stage=stage)
+    stages = stages_of(sign, story)
+    worker = sign.peer if sign.component == story.controller else sign.component
+    if sign.signal in ENDS and story.at(sign.time_s)[0] == "rollout" and story.sampling(worker, sign.time_s):
+        return replace(sign, stage="reward")
+    if sign.peer:
+        # A link is tried only where it has something to carry: what shows later began there.
+        stage = story.struck(sign.since_s, sign.time_s, stages)
+        return replace(sign, stage=stage if stage in stages else story.last_of(stages, sign.time_s) or stage)
+    return replace(sign, stage=story.struck(max(sign.since_s, last_word(story, sign)), sign.time_s, stages))
 
 
 def stages_of(sign: Sign, story: Story) -> tuple[str, ...]:

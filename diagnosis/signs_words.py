@@ -65,12 +65,10 @@ def heedless(story: Story) -> Iterator[Sign]:
     ]
     for record, who in late:
         told = [one.time_s for one in story.records.get(who, ()) if one.time_s < story.ending_s]
-        warned = [
-            one.time_s for one in story.everything if one.level in ("WARNING", "ERROR") and one.time_s > max(told, default=0.0)
-        ]
-        time_s = min([*warned, story.ending_s])
+        since_s = max(told, default=0.0)
+        warned = [one.time_s for one in story.everything if one.level in ("WARNING", "ERROR") and one.time_s > since_s]
         strength = SEEN if len(late) == 1 else COMPLAINT
-        kinds = ("process-pause", "io-contention")
+        kinds, time_s = ("process-pause", "io-contention"), min([*warned, story.ending_s])
         yield Sign("death", who, kinds, strength, time_s, why(record), since_s=since_s, seen_s=record.time_s)
 
 

@@ -142,9 +142,18 @@ class Story:
         here = self.at(time_s)[0]
         if stages == ("reward",):
             return "reward" if here == "rollout" or since_s == 0 else here
-        entered = [] if since_s == 0 else [o.stage for o in self.openings if since_s < o.entry_s <= time_s]
-        entered += ["cleanup"] if since_s < self.ending_s <= time_s and since_s else []
+        entered = [opening.stage for opening in self.openings if since_s < opening.entry_s <= time_s] if since_s else [here]
+        entered += ["cleanup"] if 0 < since_s < self.ending_s <= time_s else []
         return next((stage for stage in entered if stage in stages), entered[0] if entered else here)
+
+    def sampling(self, who: str, time_s: float) -> bool:
+        """Whether a rollout worker had heard that sampling begins, and had not come to its end."""
+        heard = [work for work in self.works if work.component == who and work.end_s < time_s]
+        return bool(heard) and heard[-1].what == "rollout_start" and heard[-1].step == self.at(time_s)[1]
+
+    def last_of(self, stages: tuple[str, ...], time_s: float) -> str:
+        """The last of these stages that was entered by then; empty when none was."""
+        return next((o.stage for o in reversed(self.openings) if o.entry_s <= time_s and o.stage in stages), "")
 
     def announced(self, what: str, step: int) -> float | None:
         """When the controller announced an event or the stage of some work in that step."""

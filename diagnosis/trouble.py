@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from diagnosis.reader import LogRecord
-from diagnosis.story import Opening, Story
+from diagnosis.story import EVENTS, Opening, Story, Work
 
 #: A stage is overlong from so many times its usual time on, when that is so many seconds beyond it.
 TIMES, BEYOND_S = 6.0, 0.75
@@ -37,8 +37,8 @@ class Span:
 
     @property
     def overlong(self) -> bool:
-        """Many times the usual, and long enough to be felt."""
-        return self.took_s >= max(TIMES * self.usual_s, self.usual_s + BEYOND_S)
+        """See `is_long`."""
+        return is_long(self.took_s, self.usual_s)
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,34 @@ def first_trouble(story: Story) -> Trouble | None:
     """The first thing that went wrong; None when nothing did."""
     found = [Trouble(record.time_s, _why(record), told=True) for record in warnings(story)[:1]]
     found += [
-        Trouble(span.opening.time_s, f"{span.opening.stage} took {span.took_s / span.usual_s:.0f} times as long", told=False)
-        for span in spans(story)
-        if span.overlong
+        Trouble(span.opening.time_s, f"{span.opening.stage} took long", told=False) for span in spans(story) if span.overlong
     ][:1]
+    found += [Trouble(work.end_s - work.took_s - work.lag_s, f"{work.what} took long", told=False) for work in overlong(story)][
+        :1
+    ]
     if story.failed:
         found.append(Trouble(min(story.ending_s, story.last_s), "the job ended early", told=True))
     return min(found, key=lambda trouble: trouble.time_s, default=None)
+
+
+def overlong(story: Story) -> list[Work]:
+    """Work, and what was told to workers, that took many times the usual, by time."""
+    times: dict[str, list[float]] = {}
+    for work in story.works:
+        times.setdefault(work.what, []).append(span_of(work))
+    usual = {what: max(median(took), FLOOR_S) for what, took in times.items()}
+    found = [work for work in story.works if work.step >= 1 and work.stage and is_long(span_of(work), usual[work.what])]
+    return sorted(found, key=lambda work: work.end_s - span_of(work))
+
+
+def span_of(work: Work) -> float:
+    """Seconds that it took; of an event until it was heard."""
+    return work.lag_s if work.what in EVENTS else work.took_s
+
+
+def is_long(took_s: float, usual_s: float) -> bool:
+    """Many times the usual, and long enough to be felt."""
+    return took_s >= max(TIMES * usual_s, usual_s + BEYOND_S)
 
 
 def warnings(story: Story) -> list[LogRecord]:

@@ -50,7 +50,10 @@ def gathered(reader: Reader, story: Story) -> list[Sign]:
     seen = [sign for signs in (processes, links, disks) for sign in signs(gauges, story)]
     if not gauges.fine:  # a mean tells that, and not when: the logs do
         seen = [replace(sign, time_s=trouble.time_s, since_s=0.0) for sign in seen]
-    return [placed(sign, story) for sign in (*told, *calls(story, gauges), *seen)]
+    signs = [*told, *calls(story, gauges), *seen]
+    # Nobody complained, something only took long: where metrics are fine enough to show why, they must.
+    bound = 0.0 if trouble.told else STRONG + 1 if gauges.fine else STRONG
+    return [placed(sign, story) for sign in signs] if any(sign.strength >= bound for sign in signs) else []
 
 
 def decide(story: Story, signs: list[Sign]) -> Diagnosis:
@@ -113,10 +116,13 @@ def by_waiting(cause: Sign, effect: Sign, waits: set[tuple[str, str]]) -> bool:
 
 
 def ranked_signs(signs: list[Sign]) -> list[Sign]:
-    """The sure ones by time, then those that can carry a diagnosis, then the complaints by strength and time."""
-    return sorted(
-        signs, key=lambda s: (s.strength < SEEN, s.strength < STRONG, -s.strength if s.strength < STRONG else 0.0, s.time_s)
-    )
+    """The surest first, of about equally sure ones the earliest; complaints by strength and time."""
+    return sorted(signs, key=lambda sign: (rank_of(sign), -sign.strength if sign.strength < STRONG else 0.0, sign.time_s))
+
+
+def rank_of(sign: Sign) -> int:
+    """In which of four classes of sureness a sign is, the surest 0."""
+    return sum(sign.strength < bound for bound in (STRONG, STRONG + 1, SEEN))
 
 
 def causes_of(signs: list[Sign], vocabulary: Vocabulary) -> tuple[Cause, ...]:
