@@ -7,6 +7,7 @@ fault struck between the two. From `STRONG` on a sign can carry a diagnosis; wea
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from diagnosis.story import Story
@@ -35,6 +36,8 @@ CARRIES_IN: dict[tuple[str, str], tuple[str, ...]] = {
 #: Signs of what ends all that a process or link does. A rollout worker that had begun to sample was at its last stage then:
 #: scoring, which it alone announces.
 ENDS = ("death", "process", "link")
+#: Signs whose times are those of the fault's own effect.
+TIMED = (*ENDS, "deafness", "words")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,22 @@ class Sign:
     def alarm_s(self) -> float:
         """When it could be known: at once, unless it took time to show."""
         return self.seen_s or self.time_s
+
+
+def fused(signs: list[Sign]) -> list[Sign]:
+    """The signs with what all of them about one process or link tell of when: well until, in trouble from."""
+    groups: dict[tuple[str, str], list[Sign]] = defaultdict(list)
+    for sign in signs:
+        if sign.signal in TIMED and not sign.stage:
+            groups[sign.component, sign.peer].append(sign)
+    times = {who: min(sign.time_s for sign in group) for who, group in groups.items()}
+    since = {who: max((s.since_s for s in group if s.since_s < times[who]), default=0.0) for who, group in groups.items()}
+    return [
+        replace(sign, time_s=times[who], since_s=since[who])
+        if sign.signal in TIMED and not sign.stage and (who := (sign.component, sign.peer)) in times
+        else sign
+        for sign in signs
+    ]
 
 
 def placed(sign: Sign, story: Story) -> Sign:

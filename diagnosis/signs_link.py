@@ -44,11 +44,12 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Beat:
-    """One sample of a link: bytes not acknowledged, bytes acknowledged a second, segments sent again, unanswered dials."""
+    """One sample of a link: bytes not acknowledged, bytes a second acknowledged and received, segments sent again, dials."""
 
     time_s: float
     queue: float
     acked: float
+    received: float
     resent: float
     dialling: float
     rtt_s: float
@@ -71,7 +72,7 @@ def links(gauges: Gauges, story: Story) -> Iterator[Sign]:
         src, _, rest = name.partition(">")
         dst = rest.partition(":")[0]
         beats = beats_of(gauges, name)
-        what, bad = judged(beats, gauges, usual_s)
+        what, bad = judged(beats, gauges, usual_s, story.ending_s)
         if what and {src, dst} <= story.vocabulary.roles.keys():
             time_s = min(beat.time_s for beat in bad)
             before_s = [beat.time_s for beat in beats if beat.time_s < time_s and gauges.fine]
@@ -109,11 +110,12 @@ def is_long(rtt_s: float, usual_s: float) -> bool:
 
 def beats_of(gauges: Gauges, name: str) -> list[Beat]:
     """The samples of a link, put together."""
-    queue, acked, resent, dialling, rtt = (
+    queue, acked, received, resent, dialling, rtt = (
         by_time(gauges.one(metric, name))
         for metric in (
             "link_send_queue_bytes",
             "link_acked_bytes_per_s",
+            "link_received_bytes_per_s",
             "link_retransmits_per_s",
             "link_connecting",
             "link_rtt_s",
@@ -121,11 +123,20 @@ def beats_of(gauges: Gauges, name: str) -> list[Beat]:
     )
     times = sorted({*queue, *dialling})
     return [
-        Beat(t, queue.get(t, 0.0), acked.get(t, 0.0), resent.get(t, 0.0), dialling.get(t, 0.0), rtt.get(t, 0.0)) for t in times
+        Beat(
+            t,
+            queue.get(t, 0.0),
+            acked.get(t, 0.0),
+            received.get(t, 0.0),
+            resent.get(t, 0.0),
+            dialling.get(t, 0.0),
+            rtt.get(t, 0.0),
+        )
+        for t in times
     ]
 
 
-def judged(beats: list[Beat], gauges: Gauges, usual_s: dict[float, float]) -> tuple[str, list[Beat]]:
+def judged(beats: list[Beat], gauges: Gauges, usual_s: dict[float, float], ending_s: float) -> tuple[str, list[Beat]]:
     """What is wrong with a link ("": nothing), and the beats that show it."""
     span_s = gauges.beat_s if gauges.fine else 1.0
     late = [beat for beat in beats if is_long(beat.rtt_s, usual_s.get(beat.time_s, 0.0))]
@@ -135,19 +146,21 @@ def judged(beats: list[Beat], gauges: Gauges, usual_s: dict[float, float]) -> tu
         return "is narrow", [*backlog, *missing]
     if late:
         return "is late", [*late, *missing]
-    if longest_stuck_s(beats, span_s) >= CUT_S and not some_arrive(beats, span_s):
+    if longest_stuck_s(beats, span_s) >= CUT_S and not some_arrive([beat for beat in beats if beat.time_s < ending_s], span_s):
         return "is cut", missing or [beat for beat in beats if beat.stuck]
     return ("loses", missing) if missing else ("", [])
 
 
 def some_arrive(beats: list[Beat], span_s: float) -> bool:
-    """Whether what was lost was not all: something was acknowledged in between, or many segments were sent again at once.
+    """Whether what was lost was not all: something was acknowledged in between, something came the other way though
+    what was sent is still under way, or many segments were sent again at once.
 
     Without any acknowledgement a kernel sends the first segment again and again, at doubling intervals, and no other.
     """
     lost = [beat.time_s for beat in beats if beat.stuck and beat.lost]
     between = any(beat.acked > 0 for beat in beats if lost and lost[0] < beat.time_s < lost[-1])
-    return between or any(beat.resent * span_s >= MANY for beat in beats)
+    other_way = any(beat.received > 0 and beat.stuck for beat in beats if lost and lost[0] < beat.time_s)
+    return between or other_way or any(beat.resent * span_s >= MANY for beat in beats)
 
 
 def longest_stuck_s(beats: list[Beat], beat_s: float) -> float:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
 
-from diagnosis.gauges import Gauges, Series, by_time, first, value
-from diagnosis.signs import CERTAIN, STRONG, Sign
-from diagnosis.story import Story
+from diagnosis.gauges import Gauges, Series, first, value
+from diagnosis.signs import CERTAIN, SEEN, Sign
+from diagnosis.story import EVENTS, Story, Work
+from diagnosis.trouble import usual_s
 
 #: Codes of `process_state`: running or waiting for a core, and stopped.
 RUNNABLE, STOPPED = 0, 3
 #: A mean over a while above this had stopped moments in it: who sleeps or runs has 0 to 1, and rarely waits for a disk.
 STOPPED_MEAN = 1.1
-#: A process starves that is runnable in so many samples on end and gets less than this of a core meanwhile.
-STARVED_SAMPLES, STARVED_CORES = 6, 0.35
+#: A process starves that is runnable in so much of at least so many samples of slow work, and gets less than this of a core.
+STARVED_SAMPLES, STARVED_RUNNABLE, STARVED_CORES = 4, 0.6, 0.4
+#: Work is slow from so many times the usual on, and so many seconds.
+SLOW_TIMES, SLOW_S = 3.0, 0.25
 
 
 def processes(gauges: Gauges, story: Story) -> Iterator[Sign]:
@@ -60,26 +64,31 @@ def out_of_memory(gauges: Gauges, story: Story) -> Iterator[Sign]:
 
 
 def starved(gauges: Gauges, story: Story) -> Iterator[Sign]:
-    """A process that wanted a core sample after sample and got little of it: others had it."""
+    """A process that was runnable while its work took long, and got little of a core: others had it.
+
+    Who waits for another sleeps meanwhile; who has more to do than usual uses its core.
+    """
     if not gauges.fine:
         return
-    used = gauges.of("cpu_ratio")
-    for who, states in gauges.of("process_state").items():
-        if who not in story.vocabulary.roles:
+    usual: dict[str, list[float]] = {}
+    for work in story.works:
+        usual.setdefault(work.what, []).append(work.took_s)
+    slow: dict[str, list[Work]] = {}
+    for work in story.works:
+        if work.what not in EVENTS and work.took_s >= max(SLOW_TIMES * usual_s(usual[work.what]), SLOW_S):
+            slow.setdefault(work.component, []).append(work)
+    for who, works in slow.items():
+        states = during(gauges.one("process_state", who), works)
+        used = during(gauges.one("cpu_ratio", who), works)
+        runnable = [value(sample) == RUNNABLE for sample in states]
+        if len(states) < STARVED_SAMPLES or fmean(runnable) < STARVED_RUNNABLE or not used:
             continue
-        stretch = longest_hunger(states, by_time(used.get(who, [])))
-        if len(stretch) >= STARVED_SAMPLES:
-            why = f"{who} wanted a core for {stretch[-1].time_s - stretch[0].time_s:.1f}s and got little of it"
-            since_s = stretch[0].time_s - gauges.beat_s
-            yield Sign("starvation", who, ("cpu-contention",), STRONG + 1, stretch[0].time_s, why, since_s=since_s)
+        if fmean([value(sample) for sample in used]) <= STARVED_CORES:
+            begun_s = works[0].end_s - works[0].took_s
+            why = f"{who} wanted a core while its {works[0].what} took long, and got little of it"
+            yield Sign("starvation", who, ("cpu-contention",), SEEN, begun_s, why, stage=works[0].stage)
 
 
-def longest_hunger(states: Series, used: dict[float, float]) -> Series:
-    """The longest stretch of samples in which a process was runnable and had less than its share."""
-    best: Series = []
-    run: Series = []
-    for sample in states:
-        hungry = value(sample) == RUNNABLE and used.get(sample.time_s, 1.0) < STARVED_CORES
-        run = [*run, sample] if hungry else []
-        best = max(best, run, key=len)
-    return best
+def during(series: Series, works: list[Work]) -> Series:
+    """The samples that fall into the work."""
+    return [s for s in series if any(work.end_s - work.took_s < s.time_s <= work.end_s for work in works)]

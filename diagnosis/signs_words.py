@@ -43,23 +43,34 @@ KINDS_OF_NAMES = ("dns-failure", "network-partition")
 
 def deaths(story: Story) -> Iterator[Sign]:
     """A process that ended although nobody had told it to, by its exit code."""
-    for record in before_the_end(story):
-        code, named = _EXIT.search(record.text), named_components(record.text, story.vocabulary)
-        told = [name for name in named if name != record.owner][:1]
-        # Who is started again may have been ended for that.
-        if not told or not code or code["told"] == "after" or int(code["code"]) in ORDERLY:
+    heeded = heeded_s(story)
+    for record in story.everything:
+        code = _EXIT.search(record.text)
+        # Who is started again may have been ended for that; who was killed at the very end may not have heeded it.
+        if record.level == "DEBUG" or not code or code["told"] == "after" or record.time_s > heeded:
             continue
-        kinds = ("process-kill", "memory-pressure") if int(code["code"]) == -9 else ("memory-pressure", "process-kill")
-        since_s = record.time_s - LOOKED_AFTER_S
-        yield Sign("death", told[0], kinds, CERTAIN, record.time_s, why(record), since_s=since_s)
+        for who, number in exits_in(record, story):
+            if number not in ORDERLY:
+                kinds = ("process-kill", "memory-pressure") if number == -9 else ("memory-pressure", "process-kill")
+                time_s = min(record.time_s, story.ending_s)
+                yield Sign("death", who, kinds, CERTAIN, time_s, why(record), since_s=record.time_s - LOOKED_AFTER_S)
+
+
+def heeded_s(story: Story) -> float:
+    """When the first of those who were told to end had ended; infinite when nobody is known to have."""
+    told = [
+        r.time_s for r in story.everything if r.time_s >= story.ending_s for _, code in exits_in(r, story) if code in ORDERLY
+    ]
+    return min(told, default=float("inf"))
 
 
 def heedless(story: Story) -> Iterator[Sign]:
     """A process that did not end when it was told to: who stands still, or waits for a disk, hears nothing."""
+    heeded = heeded_s(story)
     late = [
         (record, who)
         for record in story.everything
-        if record.time_s >= story.ending_s
+        if record.time_s > heeded
         for who, code in exits_in(record, story)
         if code == -9
     ]
@@ -79,7 +90,7 @@ def silences(story: Story) -> Iterator[Sign]:
         who = story.component(silent["who"]) if silent and record.level == "WARNING" else ""
         if silent and who:
             begun_s = record.time_s - float(silent["s"])
-            yield Sign("deafness", who, KINDS_OF_SILENCE, STRONG + 1, begun_s, why(record), seen_s=record.time_s)
+            yield Sign("deafness", who, KINDS_OF_SILENCE, STRONG + 1, record.time_s, why(record), since_s=begun_s)
 
 
 def words(story: Story) -> Iterator[Sign]:

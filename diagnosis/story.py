@@ -46,6 +46,10 @@ STAGE_OF_WORK = {
     "save": "checkpoint",
 }
 
+#: A process takes a while to die, and a fault to take hold: who meets it sooner after entering a stage, seconds, meets what
+#: struck before.
+TAKES_HOLD_S = 0.02
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -142,9 +146,11 @@ class Story:
         here = self.at(time_s)[0]
         if stages == ("reward",):
             return "reward" if here == "rollout" or since_s == 0 else here
-        entered = [opening.stage for opening in self.openings if since_s < opening.entry_s <= time_s] if since_s else [here]
+        between = [opening for opening in self.openings if since_s < opening.entry_s <= time_s] if since_s else []
+        settled = [opening for opening in between if opening.entry_s <= time_s - TAKES_HOLD_S]
+        entered = [opening.stage for opening in settled or between] or [here]
         entered += ["cleanup"] if 0 < since_s < self.ending_s <= time_s else []
-        return next((stage for stage in entered if stage in stages), entered[0] if entered else here)
+        return next((stage for stage in entered if stage in stages), entered[0])
 
     def sampling(self, who: str, time_s: float) -> bool:
         """Whether a rollout worker had heard that sampling begins, and had not come to its end."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from diagnosis.chain import shortest_chain
 from diagnosis.gauges import Gauges
 from diagnosis.reader import Reader
-from diagnosis.signs import CERTAIN, SEEN, STRONG, Sign, placed
+from diagnosis.signs import CERTAIN, SEEN, STRONG, Sign, fused, placed
 from diagnosis.signs_disk import disks
 from diagnosis.signs_link import links
 from diagnosis.signs_process import processes
@@ -53,7 +53,7 @@ def gathered(reader: Reader, story: Story) -> list[Sign]:
     signs = [*told, *calls(story, gauges), *seen]
     # Nobody complained, something only took long: where metrics are fine enough to show why, they must.
     bound = 0.0 if trouble.told else STRONG + 1 if gauges.fine else STRONG
-    return [placed(sign, story) for sign in signs] if any(sign.strength >= bound for sign in signs) else []
+    return [placed(sign, story) for sign in fused(signs)] if any(sign.strength >= bound for sign in signs) else []
 
 
 def decide(story: Story, signs: list[Sign]) -> Diagnosis:

@@ -52,8 +52,8 @@ def killed(code: int) -> Job:
 
 
 def test_a_death_is_told_by_its_exit_code() -> None:
-    """A worker that ended by SIGKILL amid its work was killed; what it left undone does not say more."""
-    assert told(killed(-9)).ranked[0] == Cause("w-a01", "rollout", "process-kill")
+    """A worker that ended by SIGKILL amid its work was killed, after it had begun to sample: as it scored."""
+    assert told(killed(-9)).ranked[0] == Cause("w-a01", "reward", "process-kill")
 
 
 def test_metrics_tell_why_it_was_killed() -> None:

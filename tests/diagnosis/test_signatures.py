@@ -17,9 +17,13 @@ def told(job: Job) -> Diagnosis:
 
 
 def failed(*lost: tuple[str, str]) -> Job:
-    """Six good steps; in the seventh some (who, what) never end, and the job gives up at 12.0 s."""
+    """Six good steps; in the seventh some (who, what) never end, and the job gives up at 12.0 s where it was."""
     job = Job(WORDS)
     job.step(6, lost=lost)
+    last_s = {"upload_weights": 6.05, "update_weights": 6.05, "generate": 6.2}
+    stuck_s = min([last_s[what] for _, what in lost], default=7.0)
+    for name in WORDS.components:
+        job.lines[name] = [line for line in job.lines[name] if line[0] <= stuck_s + 0.05]
     for name in WORDS.components:
         job.gauge("process_state", name, [1] * (BEFORE + AFTER))
         job.gauge("process_alive", name, [1] * (BEFORE + AFTER))
@@ -53,16 +57,16 @@ def link(job: Job, name: str, **series: list[float]) -> Job:
 def test_a_process_that_stands_still() -> None:
     """A state of stopped names the process, and the last line it wrote the stage: after that it was missed."""
     job = state(failed(("w-a01", "generate")), "w-a01", "process_state", [1] * (BEFORE + 1) + [3] * (AFTER - 1))
-    assert told(job).ranked[0] == Cause("w-a01", "rollout", "process-pause")
+    assert told(job).ranked[0] == Cause("w-a01", "reward", "process-pause")
 
 
 def test_a_process_that_is_gone() -> None:
     """A process that is there no more before the end was killed; by its kernel's count of such kills, for want of memory."""
     job = failed(("w-a01", "generate"))
     state(job, "w-a01", "process_alive", [1] * (BEFORE + 1) + [0] * (AFTER - 1))
-    assert told(job).ranked[0] == Cause("w-a01", "rollout", "process-kill")
+    assert told(job).ranked[0] == Cause("w-a01", "reward", "process-kill")
     job.gauge("group_oom_kills", "w-a01", [0] * (BEFORE + 1) + [1] * (AFTER - 1))
-    assert told(job).ranked[0] == Cause("w-a01", "rollout", "memory-pressure")
+    assert told(job).ranked[0] == Cause("w-a01", "reward", "memory-pressure")
 
 
 def test_a_process_that_wants_a_core() -> None:
@@ -136,7 +140,7 @@ def refused(code: int) -> Job:
 
 def test_refused_by_the_dead_and_by_the_way() -> None:
     """Who is refused by a process that lives on until it is told to end was refused on the way: the connection was reset."""
-    assert told(refused(-9)).ranked[0] == Cause("w-a01", "rollout", "process-kill")
+    assert told(refused(-9)).ranked[0] == Cause("w-a01", "reward", "process-kill")
     assert told(refused(-15)).ranked[0] == Cause("w-c0", "rollout", "network-reset")
 
 
@@ -223,4 +227,4 @@ def test_a_process_that_did_not_heed_the_end() -> None:
     job.lines["w-5c"] = [line for line in job.lines["w-5c"] if "w-a01" not in line[2]]
     job.say("w-5c", 13.5, "worker w-a01 (pid w-a01) ended with exit code -9", "WARNING")
     said = told(job)
-    assert said.ranked[0] == Cause("w-a01", "rollout", "process-pause") and said.alarm > clock(6.0)
+    assert said.ranked[0] == Cause("w-a01", "reward", "process-pause") and said.alarm > clock(6.0)
