@@ -99,6 +99,8 @@ def placed(sign: Sign, story: Story) -> Sign:
 def stages_of(sign: Sign, story: Story) -> tuple[str, ...]:
     """In which stages the accused process or link has anything to do."""
     roles = story.vocabulary.roles
+    if sign.signal == "disk":
+        return ("checkpoint", "weights_update")
     if not sign.peer:
         return WORKS_IN.get(roles.get(sign.component, ""), ())
     ends = roles.get(sign.component, ""), roles.get(sign.peer, "")

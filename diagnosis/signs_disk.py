@@ -13,15 +13,30 @@ FULL_RATIO = 0.01
 #: A write to the disk is slow from here on, seconds, and as so many times what it takes otherwise.
 SLOW_S, SLOW_TIMES = 0.5, 10.0
 #: A process that waits for the disk and cannot be woken.
-WAITS_FOR_DISK = 2
+WAITS_FOR_DISK, STUCK_SAMPLES = 2, 3
 
 
 def disks(gauges: Gauges, story: Story) -> Iterator[Sign]:
     """All signs of this file. The accused is who writes there, the first of those who save."""
+    yield from stuck(gauges, story)
     writer = writer_of(gauges, story)
     if writer:
         yield from full(gauges, writer)
         yield from slow(gauges, writer)
+
+
+def stuck(gauges: Gauges, story: Story) -> Iterator[Sign]:
+    """A process that waits for the disk, sample after sample: what it asked of it does not end."""
+    if not gauges.fine:
+        return
+    for who, series in gauges.of("process_state").items():
+        waits = [value(sample) == WAITS_FOR_DISK for sample in series]
+        for index in range(len(waits) - STUCK_SAMPLES + 1):
+            if all(waits[index : index + STUCK_SAMPLES]) and who in story.vocabulary.roles:
+                since_s = series[index - 1].time_s if index else 0.0
+                why = f"{who} waited for the disk and could not be woken"
+                yield Sign("disk", who, ("io-contention", "disk-fill"), CERTAIN, series[index].time_s, why, since_s=since_s)
+                break
 
 
 def writer_of(gauges: Gauges, story: Story) -> str:

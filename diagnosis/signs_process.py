@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from diagnosis.gauges import Gauges, Series, first, value
-from diagnosis.signs import CERTAIN, SEEN, Sign
+from diagnosis.signs import CERTAIN, STRONG, Sign
 from diagnosis.story import EVENTS, Story, Work
 from diagnosis.trouble import usual_s
 
@@ -86,7 +86,7 @@ def starved(gauges: Gauges, story: Story) -> Iterator[Sign]:
         if fmean([value(sample) for sample in used]) <= STARVED_CORES:
             begun_s = works[0].end_s - works[0].took_s
             why = f"{who} wanted a core while its {works[0].what} took long, and got little of it"
-            yield Sign("starvation", who, ("cpu-contention",), SEEN, begun_s, why, stage=works[0].stage)
+            yield Sign("starvation", who, ("cpu-contention",), STRONG + 1, begun_s, why, stage=works[0].stage)
 
 
 def during(series: Series, works: list[Work]) -> Series:
