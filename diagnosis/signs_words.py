@@ -44,7 +44,7 @@ KINDS_OF_NAMES = ("dns-failure", "network-partition")
 def deaths(story: Story) -> Iterator[Sign]:
     """A process that ended although nobody had told it to, by its exit code."""
     heeded = heeded_s(story)
-    for record in story.everything:
+    for record in story.mentioning("exit code"):
         code = _EXIT.search(record.text)
         # Who is started again may have been ended for that; who was killed at the very end may not have heeded it.
         if record.level == "DEBUG" or not code or code["told"] == "after" or record.time_s > heeded:
@@ -69,7 +69,7 @@ def heedless(story: Story) -> Iterator[Sign]:
     heeded = heeded_s(story)
     late = [
         (record, who)
-        for record in story.everything
+        for record in story.mentioning("exit code")
         if record.time_s > heeded
         for who, code in exits_in(record, story)
         if code == -9
@@ -85,7 +85,7 @@ def heedless(story: Story) -> Iterator[Sign]:
 
 def silences(story: Story) -> Iterator[Sign]:
     """A process whose beats are missed although its connections stand."""
-    for record in before_the_end(story):
+    for record in story.mentioning("is offline"):
         silent = _SILENT.search(record.text)
         who = story.component(silent["who"]) if silent and record.level == "WARNING" else ""
         if silent and who:
@@ -203,7 +203,7 @@ def lives(story: Story, gauges: Gauges, one: Complaint) -> bool:
 
 def exits(story: Story) -> Iterator[tuple[str, int]]:
     """Who ended, and by which code, as whoever watches the processes tells; orderly ends of the job are among them."""
-    for record in story.everything:
+    for record in story.mentioning("exit code"):
         yield from exits_in(record, story)
 
 

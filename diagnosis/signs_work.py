@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from statistics import median
 
 from diagnosis.signs import STRONG, Sign
 from diagnosis.signs_words import KINDS_OF_SILENCE, alive_between
-from diagnosis.story import EVENTS, STAGE_OF_WORK, Story, by_worker
+from diagnosis.story import EVENTS, STAGE_OF_WORK, Story, Work
 from diagnosis.trouble import FLOOR_S, spans
 
 #: Kinds that could keep a worker from this work, or slow it, when nothing else is known.
@@ -35,47 +36,66 @@ LEAST_S = 0.25
 
 def absences(story: Story) -> Iterator[Sign]:
     """Work of a step that a worker's peers finished and it did not, although it had done so in the step before."""
-    works = by_worker(story.works)
-    for (what, who), steps in works.items():
-        peers = [done for (other, name), done in works.items() if other == what and name != who and what not in EVENTS]
-        for step in sorted({step for done in peers for step in done} - steps.keys()):
-            if step - 1 not in steps and step - 2 not in steps:
-                continue
-            opened = min(done[step].end_s - done[step].took_s for done in peers if step in done)
-            silent = not alive_between(story, who, opened, story.ending_s)
-            kinds = KINDS_OF_WORK.get(what) or (KINDS_OF_SILENCE if silent else KINDS_OF_COMPUTE)
-            why = f"{who} did not finish {what} of step {step}, its peers did"
-            usual = median([work.took_s for work in steps.values()])
-            if what in STAGE_OF_WORK and opened < story.ending_s:
-                seen = opened + SLOW_ALONE * max(usual, FLOOR_S)
-                stage = STAGE_OF_WORK[what]
-                yield Sign("absence", who, kinds, STRONG + 0.5, opened, why, store(story, what), stage, seen_s=seen)
+    for what, steps in by_step(story).items():
+        workers = sorted({who for done in steps.values() for who in done})
+        for step, done in steps.items():
+            recent = steps.get(step - 1, {}).keys() | steps.get(step - 2, {}).keys()
+            for who in [name for name in workers if name not in done and name in recent]:
+                yield from absence(story, who, what, step, steps)
+
+
+def absence(story: Story, who: str, what: str, step: int, steps: dict[int, dict[str, Work]]) -> Iterator[Sign]:
+    """The sign of one piece of work that is missing, unless the job was being ended by then."""
+    opened = min(work.end_s - work.took_s for work in steps[step].values())
+    if opened >= story.ending_s or what not in STAGE_OF_WORK or what in EVENTS:
+        return
+    silent = not alive_between(story, who, opened, story.ending_s)
+    kinds = KINDS_OF_WORK.get(what) or (KINDS_OF_SILENCE if silent else KINDS_OF_COMPUTE)
+    usual = median([done[who].took_s for done in steps.values() if who in done])
+    why, seen = f"{who} did not finish {what} of step {step}, its peers did", opened + SLOW_ALONE * max(usual, FLOOR_S)
+    yield Sign("absence", who, kinds, STRONG + 0.5, opened, why, store(story, what), STAGE_OF_WORK[what], seen_s=seen)
 
 
 def slowness(story: Story) -> Iterator[Sign]:
     """Work that took, or a message that needed, many times what it does otherwise, while the peers' did not."""
-    works = by_worker(story.works)
-    for (what, who), steps in works.items():
-        for step, work in steps.items():
-            others = [done for at, done in steps.items() if at != step and at > 0]
-            peers = [done[step] for (other, name), done in works.items() if other == what and name != who and step in done]
-            if step < 1 or len(others) < 2 or not work.stage:
-                continue
-            took = excess(work.took_s, [w.took_s for w in others], [w.took_s for w in peers])
-            begun = work.end_s - work.took_s
-            lag = excess(work.lag_s, [w.lag_s for w in others], [w.lag_s for w in peers])
-            if lag and what in EVENTS:
-                sent, why = begun - work.lag_s, f"{what} of step {step} reached {who} {lag:.0f} times later than otherwise"
-                seen = sent + work.lag_s * SLOW_ALONE / max(lag, SLOW_ALONE)
-                yield Sign(
-                    "slowness", story.controller, KINDS_OF_LATENESS, STRONG + 0.5, sent, why, who, work.stage, seen_s=seen
-                )
-            if took and what not in EVENTS:
-                # What came through was late and not cut.
-                kinds = KINDS_OF_LATENESS if what == "upload_weights" else KINDS_OF_WORK.get(what, KINDS_OF_COMPUTE)
-                why = f"{what} of step {step} took {who} {took:.0f} times as long as otherwise"
-                seen = begun + work.took_s * SLOW_ALONE / max(took, SLOW_ALONE)
-                yield Sign("slowness", who, kinds, STRONG + 0.5, begun, why, store(story, what), work.stage, seen_s=seen)
+    for what, steps in by_step(story).items():
+        spans = {step: {who: (w.took_s, w.lag_s) for who, w in done.items()} for step, done in steps.items() if step > 0}
+        own: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for done in spans.values():
+            for who, span in done.items():
+                own[who].append(span)
+        for step, done in spans.items():
+            for who, span in done.items():
+                others = [peer for name, peer in done.items() if name != who]
+                if len(own[who]) > 2 and what in STAGE_OF_WORK and max(span) >= LEAST_S:
+                    yield from slow(story, steps[step][who], own[who], others)
+
+
+def slow(story: Story, work: Work, own: list[tuple[float, float]], peers: list[tuple[float, float]]) -> Iterator[Sign]:
+    """The sign of one piece of work, or of one event that was heard late."""
+    who, what, begun = work.component, work.what, work.end_s - work.took_s
+    if what in EVENTS:
+        lag = excess(work.lag_s, [lag for _, lag in own], [lag for _, lag in peers])
+        if lag:
+            sent, why = begun - work.lag_s, f"{what} of step {work.step} reached {who} {lag:.0f} times later than otherwise"
+            seen = sent + work.lag_s * SLOW_ALONE / max(lag, SLOW_ALONE)
+            yield Sign("slowness", story.controller, KINDS_OF_LATENESS, STRONG + 0.5, sent, why, who, work.stage, seen_s=seen)
+        return
+    took = excess(work.took_s, [took for took, _ in own], [took for took, _ in peers])
+    if took:
+        # What came through was late and not cut.
+        kinds = KINDS_OF_LATENESS if what == "upload_weights" else KINDS_OF_WORK.get(what, KINDS_OF_COMPUTE)
+        why = f"{what} of step {work.step} took {who} {took:.0f} times as long as otherwise"
+        seen = begun + work.took_s * SLOW_ALONE / max(took, SLOW_ALONE)
+        yield Sign("slowness", who, kinds, STRONG + 0.5, begun, why, store(story, what), work.stage, seen_s=seen)
+
+
+def by_step(story: Story) -> dict[str, dict[int, dict[str, Work]]]:
+    """What -> step -> worker -> the last such work of that step."""
+    found: dict[str, dict[int, dict[str, Work]]] = defaultdict(lambda: defaultdict(dict))
+    for work in story.works:
+        found[work.what][work.step][work.component] = work
+    return {what: dict(steps) for what, steps in found.items()}
 
 
 def delays(story: Story) -> Iterator[Sign]:

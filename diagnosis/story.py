@@ -89,6 +89,7 @@ class Story:
         self.vocabulary = vocabulary
         self.records: dict[str, list[LogRecord]] = {PurePath(path).stem: reader.records(path) for path in reader.logs(run)}
         [self.controller] = vocabulary.of_role("controller")
+        self._mentioned: dict[str, list[LogRecord]] = {}
 
     @cached_property
     def openings(self) -> list[Opening]:
@@ -107,6 +108,12 @@ class Story:
         """Records of all logs by time."""
         found = [record for records in self.records.values() for record in records]
         return sorted(found, key=lambda record: (record.time, record.path, record.line))
+
+    def mentioning(self, words: str) -> list[LogRecord]:
+        """Records of all logs that hold these words, by time."""
+        if words not in self._mentioned:
+            self._mentioned[words] = [record for record in self.everything if words in record.text]
+        return self._mentioned[words]
 
     @cached_property
     def ending_s(self) -> float:

@@ -6,7 +6,7 @@ nobody waited for harms nobody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diagnosis.reader import LogRecord
 from diagnosis.story import EVENTS, Opening, Story, Work
@@ -47,7 +47,7 @@ class Trouble:
     time_s: float
     why: str
     told: bool
-    """whether somebody said so; else something merely took long"""
+    """whether anybody said so, then or later; else something merely took long"""
 
 
 def spans(story: Story) -> list[Span]:
@@ -72,7 +72,8 @@ def first_trouble(story: Story) -> Trouble | None:
     ]
     if story.failed:
         found.append(Trouble(min(story.ending_s, story.last_s), "the job ended early", told=True))
-    return min(found, key=lambda trouble: trouble.time_s, default=None)
+    first = min(found, key=lambda trouble: trouble.time_s, default=None)
+    return first and replace(first, told=any(trouble.told for trouble in found))
 
 
 def overlong(story: Story) -> list[Work]:
