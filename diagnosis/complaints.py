@@ -50,11 +50,11 @@ class Complaint:
 
 
 def complaints(story: Story) -> Iterator[Complaint]:
-    """All of them by time."""
+    """All of them by time; of the job's ending those alone about the scheduler, since everybody else is ended then."""
     for record in story.everything:
         if record.level in ("WARNING", "ERROR", "CRITICAL"):
             found = complaint_of(record, story)
-            if found:
+            if found and (record.time_s < story.ending_s or story.vocabulary.roles[found.dst] == "scheduler"):
                 yield found
 
 
@@ -87,5 +87,5 @@ def destination_of(head: str, story: Story, src: str) -> str:
     if named and (found := story.component(named["dst"])) and found != src:
         return found
     if src == story.controller:
-        return ""
+        return story.component("scheduler") if re.search(r"SchedulerError|Error stopping job", head) else ""
     return next((story.component(role) for pattern, role in _ASKED if re.search(pattern, head)), "")

@@ -37,7 +37,7 @@ CARRIES_IN: dict[tuple[str, str], tuple[str, ...]] = {
 #: scoring, which it alone announces.
 ENDS = ("death", "process", "link")
 #: Signs whose times are those of the fault's own effect.
-TIMED = (*ENDS, "deafness", "words")
+TIMED = (*ENDS, "deafness", "words", "disk")
 
 
 @dataclass(frozen=True)

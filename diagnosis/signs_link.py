@@ -17,11 +17,12 @@ from itertools import pairwise
 from diagnosis.gauges import Gauges, by_time, value
 from diagnosis.signs import SEEN, STRONG, Sign
 from diagnosis.story import Story
+from diagnosis.trouble import spans
 
 #: A queue of less is requests in flight, not a backlog: a segment.
 BACKLOG_BYTES = 1448
 #: A backlog drains at one rate when no sample acknowledges more than this many times the typical one.
-STEADY, BACKLOG_SAMPLES = 3.0, 4
+STEADY, STEADY_SAMPLES, BACKLOG_SAMPLES = 3.0, 3, 4
 #: A round trip is long from here on, seconds, and as so many times that of the other links at the time: a busy machine makes
 #: all of them longer at once.
 LONG_S, LONG_TIMES = 0.04, 5.0
@@ -68,11 +69,12 @@ class Beat:
 def links(gauges: Gauges, story: Story) -> Iterator[Sign]:
     """A sign for each link that does not carry as it should."""
     usual_s = usual_round_trips(gauges)
+    long_s = [(span.opening.time_s, span.end_s) for span in spans(story) if span.overlong]
     for name in suspects(gauges, usual_s):
         src, _, rest = name.partition(">")
         dst = rest.partition(":")[0]
         beats = beats_of(gauges, name)
-        what, bad = judged(beats, gauges, usual_s, story.ending_s)
+        what, bad = judged(beats, trickle(beats, long_s), gauges, usual_s, story.ending_s)
         if what and {src, dst} <= story.vocabulary.roles.keys():
             time_s = min(beat.time_s for beat in bad)
             before_s = [beat.time_s for beat in beats if beat.time_s < time_s and gauges.fine]
@@ -98,6 +100,9 @@ def suspects(gauges: Gauges, usual_s: dict[float, float]) -> list[str]:
     for name, series in gauges.of("link_send_queue_bytes").items():
         waiting = [value(sample) > 0 for sample in series]
         names |= {name} if any(a and b for a, b in pairwise(waiting)) else set()
+    for name, series in gauges.of("link_received_bytes_per_s").items():
+        flows = [value(sample) for sample in series]
+        names |= {name} if sum(a > 0 and b > 0 for a, b in pairwise(flows)) >= STEADY_SAMPLES else set()
     for name, series in gauges.of("link_rtt_s").items():
         names |= {name} if any(is_long(value(s), usual_s.get(s.time_s, 0.0)) for s in series) else set()
     return sorted(names)
@@ -136,12 +141,14 @@ def beats_of(gauges: Gauges, name: str) -> list[Beat]:
     ]
 
 
-def judged(beats: list[Beat], gauges: Gauges, usual_s: dict[float, float], ending_s: float) -> tuple[str, list[Beat]]:
+def judged(
+    beats: list[Beat], drops: list[Beat], gauges: Gauges, usual_s: dict[float, float], ending_s: float
+) -> tuple[str, list[Beat]]:
     """What is wrong with a link ("": nothing), and the beats that show it."""
     span_s = gauges.beat_s if gauges.fine else 1.0
     late = [beat for beat in beats if is_long(beat.rtt_s, usual_s.get(beat.time_s, 0.0))]
     missing = [beat for beat in beats if (beat.stuck and beat.lost) or beat.resent * span_s >= RESENT]
-    backlog = steady_backlog(beats)
+    backlog = steady_backlog(beats, span_s) or drops
     if backlog:
         return "is narrow", [*backlog, *missing]
     if late:
@@ -172,13 +179,32 @@ def longest_stuck_s(beats: list[Beat], beat_s: float) -> float:
     return longest * beat_s
 
 
-def steady_backlog(beats: list[Beat]) -> list[Beat]:
-    """The samples of a backlog that drained at one rate; none, if it did not, or there was none."""
+def steady_backlog(beats: list[Beat], span_s: float) -> list[Beat]:
+    """The samples of a backlog that drained at one rate; none, if it did not, or there was none.
+
+    A link that loses drains as slowly, but only what is sent again.
+    """
     found: list[Beat] = []
     run: list[Beat] = []
     for beat in beats:
         run = [*run, beat] if beat.queue > BACKLOG_BYTES else []
         found = max(found, run, key=len)
-    drained = sorted(beat.acked for beat in found if beat.acked > 0)
-    lasting = len(found) >= BACKLOG_SAMPLES and len(drained) >= 3
-    return found if lasting and drained[-1] <= STEADY * drained[len(drained) // 2] else []
+    drained_bytes = sum(beat.acked for beat in found) * span_s
+    again_bytes = sum(beat.resent for beat in found) * span_s * BACKLOG_BYTES
+    even = steady([beat.acked for beat in found])
+    return found if len(found) >= BACKLOG_SAMPLES and even and again_bytes < drained_bytes / 2 else []
+
+
+def trickle(beats: list[Beat], stretches: list[tuple[float, float]]) -> list[Beat]:
+    """The samples of an answer that came in drops, all of one size, while nothing was asked, within one overlong stage."""
+    for since_s, until_s in stretches:
+        drops = [beat for beat in beats if since_s < beat.time_s <= until_s and beat.received > 0 and beat.acked == 0]
+        if len(drops) >= BACKLOG_SAMPLES and steady([beat.received for beat in drops]):
+            return drops
+    return []
+
+
+def steady(rates: list[float]) -> bool:
+    """Whether some flow was seen, and never much more than the typical one."""
+    flows = sorted(rate for rate in rates if rate > 0)
+    return len(flows) >= STEADY_SAMPLES and flows[-1] <= STEADY * flows[len(flows) // 2]

@@ -118,7 +118,7 @@ def damage(story: Story, record: LogRecord) -> Sign:
     savers = sorted({work.component for work in story.works if work.what == "save"})
     writer = next(iter([*savers, *story.vocabulary.of_role("train")]), record.owner)
     sound = [w.end_s for w in story.works if w.what in ("save", "update_weights_from_disk") and w.end_s < record.time_s]
-    stage = story.struck(max(sound, default=0.0), record.time_s, ("weights_update", "checkpoint"))
+    stage = story.struck(max(sound, default=0.0), record.time_s, ("weights_update", "checkpoint", "train"))
     return Sign("words", writer, ("file-corruption", "disk-fill"), SEEN, record.time_s, why(record), stage=stage)
 
 
