@@ -17,7 +17,8 @@ from diagnosis.reader import Reader, Sample
 #: Samples that are further apart are means over a while.
 FINE_S = 2.0
 
-#: Metrics of which there is a value at every beat.
+#: Metrics of which there is a value at every beat, and of how many subjects the beat is read off.
+SOME = 4
 _REGULAR = ("process_state", "link_send_queue_bytes", "disk_free_bytes")
 
 Series = list[Sample]
@@ -49,9 +50,17 @@ class Gauges:
     @cached_property
     def beat_s(self) -> float:
         """Seconds from one sample to the next; infinite without samples."""
-        every = [series for metric in _REGULAR for series in self.of(metric).values()]
-        longest = max(every, key=len, default=[])
-        return median([b.time_s - a.time_s for a, b in pairwise(longest)]) if len(longest) > 1 else float("inf")
+        for metric in filter(self._known.__contains__, _REGULAR):
+            some = [self.one(metric, subject) for subject in self._known[metric][:SOME]]
+            longest = max(some, key=len, default=[])
+            if len(longest) > 1:
+                return median([after.time_s - before.time_s for before, after in pairwise(longest)])
+        return float("inf")
+
+    @property
+    def any(self) -> bool:
+        """Whether there are metrics at all."""
+        return bool(self._known)
 
     @property
     def fine(self) -> bool:
@@ -59,8 +68,8 @@ class Gauges:
         return self.beat_s < FINE_S
 
     @cached_property
-    def _known(self) -> frozenset[str]:
-        return frozenset(metric.metric for metric in self._reader.list_metrics())
+    def _known(self) -> dict[str, tuple[str, ...]]:
+        return {metric.metric: metric.subjects for metric in self._reader.list_metrics()}
 
 
 def value(sample: Sample) -> float:

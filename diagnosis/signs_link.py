@@ -10,10 +10,12 @@ A reset leaves nothing that lasts: its words are in the logs (`diagnosis.signs_w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from diagnosis.complaints import complaints
 from diagnosis.gauges import Gauges, by_time, value
 from diagnosis.signs import SEEN, STRONG, Sign
 from diagnosis.story import Story
@@ -41,6 +43,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "is cut": ("network-partition", "network-loss", "network-delay"),
     "loses": ("network-loss", "network-partition", "network-delay"),
 }
+
+_REQUEST = re.compile(r"request_id=(\w+)")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,15 @@ def links(gauges: Gauges, story: Story) -> Iterator[Sign]:
             before_s = [beat.time_s for beat in beats if beat.time_s < time_s and gauges.fine]
             sure = SEEN + 0.5 if len(bad) >= SURE else STRONG + 1
             since_s = before_s[-1] if before_s else 0.0
+            what = "loses" if what == "is cut" and heard_anyway(story, src, dst) else what
             yield Sign("link", src, KINDS[what], sure, time_s, f"{name} {what}", dst, since_s=since_s)
+
+
+def heard_anyway(story: Story, src: str, dst: str) -> bool:
+    """Whether a request that was not answered had arrived: its number is in the callee's log."""
+    asked = [one.record for one in complaints(story) if (one.src, one.dst) == (src, dst)]
+    numbers = {number for record in asked for number in _REQUEST.findall(record.text)}
+    return any(numbers & set(_REQUEST.findall(record.text)) for record in story.records.get(dst, ()))
 
 
 def usual_round_trips(gauges: Gauges) -> dict[float, float]:
@@ -153,21 +165,26 @@ def judged(
         return "is narrow", [*backlog, *missing]
     if late:
         return "is late", [*late, *missing]
-    if longest_stuck_s(beats, span_s) >= CUT_S and not some_arrive([beat for beat in beats if beat.time_s < ending_s], span_s):
-        return "is cut", missing or [beat for beat in beats if beat.stuck]
+    before_end = [beat for beat in beats if beat.time_s < ending_s]
+    if longest_stuck_s(beats, span_s) >= CUT_S and not some_arrive(before_end, span_s):
+        return "is late" if other_way(before_end) else "is cut", missing or [beat for beat in beats if beat.stuck]
     return ("loses", missing) if missing else ("", [])
 
 
 def some_arrive(beats: list[Beat], span_s: float) -> bool:
-    """Whether what was lost was not all: something was acknowledged in between, something came the other way though
-    what was sent is still under way, or many segments were sent again at once.
+    """Whether what was lost was not all: something was acknowledged in between, or many segments were sent again at once.
 
     Without any acknowledgement a kernel sends the first segment again and again, at doubling intervals, and no other.
     """
     lost = [beat.time_s for beat in beats if beat.stuck and beat.lost]
     between = any(beat.acked > 0 for beat in beats if lost and lost[0] < beat.time_s < lost[-1])
-    other_way = any(beat.received > 0 and beat.stuck for beat in beats if lost and lost[0] < beat.time_s)
-    return between or other_way or any(beat.resent * span_s >= MANY for beat in beats)
+    return between or any(beat.resent * span_s >= MANY for beat in beats)
+
+
+def other_way(beats: list[Beat]) -> bool:
+    """Whether something came the other way while what had been sent was not acknowledged: a cut would have kept it off."""
+    lost = [beat.time_s for beat in beats if beat.stuck and beat.lost]
+    return any(beat.received > 0 and beat.stuck for beat in beats if lost and lost[0] < beat.time_s)
 
 
 def longest_stuck_s(beats: list[Beat], beat_s: float) -> float:

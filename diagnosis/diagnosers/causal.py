@@ -27,8 +27,10 @@ from diagnosis.vocabulary import Vocabulary
 from storage.records import Cause, Diagnosis
 
 SIGNALS = ("death", "words", "deafness", "absence", "slowness", "delay", "process", "starvation", "link", "disk")
-#: (right, of) by the most telling sign in development: with every tier, and with the controller's log alone.
-DEVELOPMENT: dict[bool, dict[str, tuple[int, int]]] = {False: {}, True: {}}
+#: What there was to read: the controller's log alone, all logs, metrics as means, metrics as sampled.
+SIGHTS = ("one log", "logs", "means", "samples")
+#: (right, of) in development by what there was to read, then by the most telling sign and the kind it tells.
+DEVELOPMENT: dict[str, dict[str, tuple[int, int]]] = {sight: {} for sight in SIGHTS}
 FALLBACK = ("process-kill", "memory-pressure", "network-delay", "network-bandwidth", "process-pause", "cpu-contention")
 #: Two signs of the same moment may be told so far apart, seconds: samples are.
 APART_S = 0.6
@@ -37,7 +39,15 @@ APART_S = 0.6
 def diagnose(reader: Reader, vocabulary: Vocabulary) -> Diagnosis:
     """Causes by suspicion."""
     story = Story(reader, vocabulary)
-    return decide(story, gathered(reader, story))
+    return decide(story, gathered(reader, story), sight_of(reader, story))
+
+
+def sight_of(reader: Reader, story: Story) -> str:
+    """One of `SIGHTS`."""
+    if len(story.records) == 1:
+        return SIGHTS[0]
+    gauges = Gauges(reader)
+    return SIGHTS[3] if gauges.fine else SIGHTS[2] if gauges.any else SIGHTS[1]
 
 
 def gathered(reader: Reader, story: Story) -> list[Sign]:
@@ -56,7 +66,7 @@ def gathered(reader: Reader, story: Story) -> list[Sign]:
     return [placed(sign, story) for sign in fused(signs)] if any(sign.strength >= bound for sign in signs) else []
 
 
-def decide(story: Story, signs: list[Sign]) -> Diagnosis:
+def decide(story: Story, signs: list[Sign], sight: str = SIGHTS[3]) -> Diagnosis:
     """What follows from the signs."""
     left = ranked_signs(unexplained(signs, story.vocabulary))
     if not left:
@@ -66,7 +76,7 @@ def decide(story: Story, signs: list[Sign]) -> Diagnosis:
     return Diagnosis(
         fault=True,
         ranked=causes_of(left, story.vocabulary),
-        confidence=confidence(decisive, blind=len(story.records) == 1),
+        confidence=confidence(decisive, sight),
         chain=shortest_chain(first.component, symptom(story), story.vocabulary.waits) or (first.component,),
         reason=f"{decisive.signal}: {decisive.why}",
         alarm=clock(min(sign.alarm_s for sign in signs if sign.time_s >= first.time_s)),
@@ -141,10 +151,15 @@ def telling(sign: Sign) -> float:
     return 0.0 if sign.signal == "absence" and not sign.peer else -sign.strength
 
 
-def confidence(sign: Sign, *, blind: bool) -> float:
-    """How often a first cause by such a sign was right in development, by Laplace's rule; ``blind`` with one log alone."""
-    right, n = DEVELOPMENT[blind].get(sign.signal, (0, 0))
+def confidence(sign: Sign, sight: str) -> float:
+    """How often a first cause by such a sign, for such a kind, was right in development, by Laplace's rule."""
+    right, n = DEVELOPMENT[sight].get(ground(sign), (0, 0))
     return (right + 1) / (n + 2)
+
+
+def ground(sign: Sign) -> str:
+    """On what a diagnosis rests: a signal, and the kind it tells first."""
+    return f"{sign.signal}: {next(iter(sign.kinds), 'nothing')}"
 
 
 def symptom(story: Story) -> str:
