@@ -19,7 +19,7 @@ WAITS_FOR_DISK, STUCK_SAMPLES = 2, 3
 def disks(gauges: Gauges, story: Story) -> Iterator[Sign]:
     """All signs of this file. The accused is who writes there, the first of those who save."""
     yield from stuck(gauges, story)
-    writer = writer_of(gauges, story)
+    writer = writer_of(story, gauges)
     if writer:
         yield from full(gauges, writer)
         yield from slow(gauges, writer)
@@ -39,10 +39,14 @@ def stuck(gauges: Gauges, story: Story) -> Iterator[Sign]:
                 break
 
 
-def writer_of(gauges: Gauges, story: Story) -> str:
-    """Who writes checkpoints: who tells of their size, else who was first to save one."""
-    tells = sorted(gauges.of("checkpoint_s"))
-    saved = sorted({work.component for work in story.works if work.what == "save"})
+def writer_of(story: Story, gauges: Gauges | None = None) -> str:
+    """Who writes checkpoints: who tells of their size, else whom a save takes longest; the others have nothing to write."""
+    tells = sorted(gauges.of("checkpoint_s")) if gauges else []
+    took: dict[str, list[float]] = {}
+    for work in story.works:
+        if work.what == "save":
+            took.setdefault(work.component, []).append(work.took_s)
+    saved = sorted(took, key=lambda who: (-typical(took[who]), who))
     return next(iter([*tells, *saved, *story.vocabulary.of_role("train")]), "")
 
 

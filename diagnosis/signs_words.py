@@ -10,6 +10,7 @@ from diagnosis.complaints import Complaint, complaints
 from diagnosis.gauges import Gauges, value
 from diagnosis.reader import LogRecord
 from diagnosis.signs import CERTAIN, COMPLAINT, SEEN, STRONG, Sign
+from diagnosis.signs_disk import writer_of
 from diagnosis.story import EVENTS, Story, by_worker
 
 MEMORY = r"can't allocate memory|Cannot allocate memory|\bMemoryError\b|bad_alloc|can't start new thread|Errno 12\b"
@@ -115,11 +116,11 @@ def damage(story: Story, record: LogRecord) -> Sign:
 
     It was whole when it was last written or read.
     """
-    savers = sorted({work.component for work in story.works if work.what == "save"})
-    writer = next(iter([*savers, *story.vocabulary.of_role("train")]), record.owner)
     sound = [w.end_s for w in story.works if w.what in ("save", "update_weights_from_disk") and w.end_s < record.time_s]
-    stage = story.struck(max(sound, default=0.0), record.time_s, ("weights_update", "checkpoint", "train"))
-    return Sign("words", writer, ("file-corruption", "disk-fill"), SEEN, record.time_s, why(record), stage=stage)
+    entered = story.entered(max(sound, default=0.0), record.time_s)
+    stage = next((stage for stage in ("weights_update", "train", "checkpoint") if stage in entered), entered[0])
+    kinds = ("file-corruption", "disk-fill")
+    return Sign("words", writer_of(story) or record.owner, kinds, SEEN, record.time_s, why(record), stage=stage)
 
 
 def calls(story: Story, gauges: Gauges) -> Iterator[Sign]:

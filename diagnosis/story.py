@@ -153,11 +153,15 @@ class Story:
         here = self.at(time_s)[0]
         if stages == ("reward",):
             return "reward" if here == "rollout" or since_s == 0 else here
+        entered = self.entered(since_s, time_s)
+        return next((stage for stage in entered if stage in stages), entered[0])
+
+    def entered(self, since_s: float, time_s: float) -> list[str]:
+        """The stages entered between two moments, long enough before the second to matter; else the one in force then."""
         between = [opening for opening in self.openings if since_s < opening.entry_s <= time_s] if since_s else []
         settled = [opening for opening in between if opening.entry_s <= time_s - TAKES_HOLD_S]
-        entered = [opening.stage for opening in settled or between] or [here]
-        entered += ["cleanup"] if 0 < since_s < self.ending_s <= time_s else []
-        return next((stage for stage in entered if stage in stages), entered[0])
+        entered = [opening.stage for opening in settled or between] or [self.at(time_s)[0]]
+        return [*entered, "cleanup"] if 0 < since_s < self.ending_s <= time_s else entered
 
     def sampling(self, who: str, time_s: float) -> bool:
         """Whether a rollout worker had heard that sampling begins, and had not come to its end."""

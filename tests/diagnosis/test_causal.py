@@ -152,6 +152,6 @@ def test_each_signal_can_be_left_out(signal: str) -> None:
 def test_confidence_is_what_development_showed(monkeypatch: pytest.MonkeyPatch) -> None:
     """More right answers on the same ground in development make more confidence; one that was never seen is even odds."""
     seen = {"absence: network-bandwidth": (9, 10)}
-    monkeypatch.setattr(causal, "DEVELOPMENT", {sight: seen for sight in causal.SIGHTS})
+    monkeypatch.setattr(causal, "DEVELOPMENT", dict.fromkeys(causal.SIGHTS, seen))
     assert told(starved()).confidence == pytest.approx(10 / 12)
     assert told(killed(-9)).confidence == pytest.approx(0.5)
