@@ -67,8 +67,14 @@ def complaint_of(record: LogRecord, story: Story) -> Complaint | None:
     if not how or not src or not dst or src == dst:
         return None
     waited = _PATIENCE.search(head) if how in ("unconnected", "unanswered") else None
-    begun_s = record.time_s - (float(waited["s"]) - ROUNDED_S if waited else 0.0)
-    return Complaint(record, src, dst, how, min(begun_s, record.time_s))
+    begun_s = record.time_s - (float(waited["s"]) - ROUNDED_S) if waited else record.time_s
+    return Complaint(record, src, dst, how, said_before(begun_s, story) if src == story.controller else begun_s)
+
+
+def said_before(time_s: float, story: Story) -> float:
+    """When the controller said what it was about to do: it says so just before it calls."""
+    told = [r.time_s for r in story.records[story.controller] if time_s - 2 * ROUNDED_S <= r.time_s <= time_s]
+    return max(told, default=time_s)
 
 
 def source_of(record: LogRecord, head: str, story: Story) -> str:

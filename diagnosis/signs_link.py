@@ -74,7 +74,7 @@ def links(gauges: Gauges, story: Story) -> Iterator[Sign]:
     """A sign for each link that does not carry as it should."""
     usual_s = usual_round_trips(gauges)
     long_s = [(span.opening.time_s, span.end_s) for span in spans(story) if span.overlong]
-    for name in suspects(gauges, usual_s):
+    for name in suspects(gauges, usual_s, long_s):
         src, _, rest = name.partition(">")
         dst = rest.partition(":")[0]
         beats = beats_of(gauges, name)
@@ -104,7 +104,7 @@ def usual_round_trips(gauges: Gauges) -> dict[float, float]:
     return {time_s: sorted(values)[len(values) // 2] for time_s, values in found.items()}
 
 
-def suspects(gauges: Gauges, usual_s: dict[float, float]) -> list[str]:
+def suspects(gauges: Gauges, usual_s: dict[float, float], long_s: list[tuple[float, float]]) -> list[str]:
     """Links on which anything was sent again, dialled in vain, kept waiting, or slow to come back."""
     names = set()
     for metric in ("link_retransmits_per_s", "link_connecting"):
@@ -113,8 +113,8 @@ def suspects(gauges: Gauges, usual_s: dict[float, float]) -> list[str]:
         waiting = [value(sample) > 0 for sample in series]
         names |= {name} if any(a and b for a, b in pairwise(waiting)) else set()
     for name, series in gauges.of("link_received_bytes_per_s").items():
-        flows = [value(sample) for sample in series]
-        names |= {name} if sum(a > 0 and b > 0 for a, b in pairwise(flows)) >= STEADY_SAMPLES else set()
+        drops = [sample for sample in series if value(sample) > 0 and any(a < sample.time_s <= b for a, b in long_s)]
+        names |= {name} if len(drops) >= BACKLOG_SAMPLES else set()
     for name, series in gauges.of("link_rtt_s").items():
         names |= {name} if any(is_long(value(s), usual_s.get(s.time_s, 0.0)) for s in series) else set()
     return sorted(names)

@@ -97,9 +97,10 @@ def silences(story: Story) -> Iterator[Sign]:
 def words(story: Story) -> Iterator[Sign]:
     """An error in which a process tells what it ran short of itself: in its own log, or as the controller was told."""
     for record in before_the_end(story, also_first_cause=True):
-        if record.level not in ("WARNING", "ERROR", "CRITICAL"):
+        if record.level not in ("WARNING", "ERROR", "CRITICAL") and not record.is_error:
             continue
-        head = head_of(record)
+        # A traceback of one's own that nobody logged stands below some other line.
+        head = head_of(record) if record.owner == story.controller or not record.is_error else record.text
         named = [name for name in named_components(head, story.vocabulary) if name != story.controller]
         suspect = record.owner if record.owner != story.controller else named[0] if named else ""
         lease = _LEASE.search(head)
@@ -130,7 +131,7 @@ def calls(story: Story, gauges: Gauges) -> Iterator[Sign]:
         if one.how in ("unresolved", "unreachable"):
             yield accused("words", one, KINDS_OF_NAMES, CERTAIN if one.how == "unresolved" else SEEN)
         elif one.how in ("refused", "reset"):
-            if lives(story, gauges, one):
+            if lives(story, gauges, one) or (unknown(story, gauges, one) and only_one(story, one, every)):
                 yield accused("words", one, KINDS_OF_RESET, SEEN)
             else:
                 yield blamed("death", one, KINDS_OF_DEATH, SEEN if one.how == "refused" else STRONG + 1)
@@ -166,15 +167,29 @@ def unanswered(story: Story, one: Complaint, every: list[Complaint]) -> Sign:
         fed = any(w.what == "update_weights" and one.begun_s < w.end_s < one.time_s for w in story.works)
         sure = alone and fed
         return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1) if sure else blamed("deafness", one, (), COMPLAINT)
-    callers = {src for src, dst, _ in story.vocabulary.links if dst == one.dst}
-    crying = {other.src for other in every if other.dst == one.dst}
-    if len(crying) > 1 or keeps_silent(one, every):
+    if len(crying(one, every)) > 1 or keeps_silent(one, every):
         return blamed("deafness", one, KINDS_OF_SILENCE, STRONG + 1)
-    if len(callers) > 1:
+    if only_one(story, one, every):
         return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1)
     if heard_late(story, one, what) or alive_between(story, one.dst, one.begun_s, one.time_s):
         return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1)
     return blamed("deafness", one, KINDS_OF_SILENCE, COMPLAINT)
+
+
+def crying(one: Complaint, every: list[Complaint]) -> set[str]:
+    """Who complains of the same callee."""
+    return {other.src for other in every if other.dst == one.dst}
+
+
+def only_one(story: Story, one: Complaint, every: list[Complaint]) -> bool:
+    """Whether the callee has other callers, and none of them complains."""
+    callers = {src for src, dst, _ in story.vocabulary.links if dst == one.dst}
+    return len(callers) > 1 and crying(one, every) == {one.src}
+
+
+def unknown(story: Story, gauges: Gauges, one: Complaint) -> bool:
+    """Whether nothing there is to read tells how the callee ended."""
+    return not gauges.one("process_alive", one.dst) and all(who != one.dst for who, _ in exits(story))
 
 
 def keeps_silent(one: Complaint, every: list[Complaint]) -> bool:

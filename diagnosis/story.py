@@ -165,7 +165,7 @@ class Story:
 
     def sampling(self, who: str, time_s: float) -> bool:
         """Whether a rollout worker had heard that sampling begins, and had not come to its end."""
-        heard = [work for work in self.works if work.component == who and work.end_s < time_s]
+        heard = [work for work in self.works if work.component == who and work.end_s < time_s + TAKES_HOLD_S]
         return bool(heard) and heard[-1].what == "rollout_start" and heard[-1].step == self.at(time_s)[1]
 
     def last_of(self, stages: tuple[str, ...], time_s: float) -> str:
