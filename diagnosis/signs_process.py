@@ -29,16 +29,17 @@ def processes(gauges: Gauges, story: Story) -> Iterator[Sign]:
 
 
 def stopped(gauges: Gauges, story: Story) -> Iterator[Sign]:
-    """A process that did not run and was not asleep: somebody stopped it. Its kernel still answers for it."""
+    """A process that did not run and was not asleep: somebody stopped it. Its kernel still answers for it.
+
+    A mean cannot tell that from waiting for the disk; where one is seen to be slow, it is that.
+    """
     bound = STOPPED - 0.5 if gauges.fine else STOPPED_MEAN
     for who, series in gauges.of("process_state").items():
         found = first(series, lambda sample: value(sample) >= bound)
         if found and who in story.vocabulary.roles:
-            since_s, time_s = found
-            alone = not gauges.fine  # a mean tells that, not when
-            yield Sign(
-                "process", who, ("process-pause",), CERTAIN + 1, time_s, f"{who} was stopped", since_s=0.0 if alone else since_s
-            )
+            slow = not gauges.fine and any(value(s) > 0 for one in gauges.of("disk_fsync_waiting_s").values() for s in one)
+            kinds = ("io-contention", "process-pause") if slow else ("process-pause",)
+            yield Sign("process", who, kinds, CERTAIN + 1, found[1], f"{who} was stopped", since_s=found[0])
 
 
 def gone(gauges: Gauges, story: Story) -> Iterator[Sign]:

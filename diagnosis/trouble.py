@@ -13,6 +13,8 @@ from diagnosis.story import EVENTS, Opening, Story, Work
 
 #: A stage is overlong from so many times its usual time on, when that is so many seconds beyond it.
 TIMES, BEYOND_S = 6.0, 0.75
+#: What nobody complained of harmed nobody, unless it cost so many seconds and the time of a whole step.
+UNTOLD_S = 2.5
 #: Shorter than this nothing is slow: the log's clock and the machine's scheduler are no finer.
 FLOOR_S = 0.02
 #: Steps before the first trouble in which its cause may lie, and at least so many seconds.
@@ -64,12 +66,11 @@ def spans(story: Story) -> list[Span]:
 def first_trouble(story: Story) -> Trouble | None:
     """The first thing that went wrong; None when nothing did."""
     found = [Trouble(record.time_s, _why(record), told=True) for record in warnings(story)[:1]]
-    found += [
-        Trouble(span.opening.time_s, f"{span.opening.stage} took long", told=False) for span in spans(story) if span.overlong
-    ][:1]
-    found += [Trouble(work.end_s - work.took_s - work.lag_s, f"{work.what} took long", told=False) for work in overlong(story)][
-        :1
-    ]
+    lost_s = max(UNTOLD_S, story.step_s)
+    slow = [span for span in spans(story) if span.overlong and span.took_s >= span.usual_s + lost_s]
+    late = [work for work in overlong(story) if span_of(work) >= lost_s]
+    found += [Trouble(span.opening.time_s, f"{span.opening.stage} took long", told=False) for span in slow[:1]]
+    found += [Trouble(work.end_s - work.took_s - work.lag_s, f"{work.what} took long", told=False) for work in late[:1]]
     if story.failed:
         found.append(Trouble(min(story.ending_s, story.last_s), "the job ended early", told=True))
     first = min(found, key=lambda trouble: trouble.time_s, default=None)

@@ -89,8 +89,8 @@ def test_a_late_message_accuses_the_way_it_took() -> None:
     job = Job(WORDS)
     job.step(6)
     job.lines["w-a01"] = [line for line in job.lines["w-a01"] if not (line[0] > 6.09 and line[0] < 6.11)]
-    job.serve("w-a01", "rollout_start", 6, 7.7, 0.0)
-    job.finish(9.0)
+    job.serve("w-a01", "rollout_start", 6, 9.7, 0.0)
+    job.finish(11.0)
     assert told(job).ranked[0] == Cause("w-c0", "rollout", "network-delay")
 
 

@@ -209,6 +209,15 @@ def test_decoys_are_nobodys_fault() -> None:
     assert not said.fault and not said.abstain, said.reason
 
 
+def test_a_worker_that_is_late_once_is_nobodys_fault() -> None:
+    """A stop that is over before anybody complains, and costs less than a step or a few seconds, harms nobody."""
+    job = Job(WORDS)
+    job.step(6, late={("w-a01", "generate"): 1.0})
+    state(job, "w-a01", "process_state", [1] * BEFORE + [3] * 4 + [1] * 20)
+    job.finish(8.5)
+    assert not told(job).fault
+
+
 def test_long_samples_are_no_starvation() -> None:
     """Work that takes long because there is more of it uses its core all the while: nobody took it away."""
     job = Job(WORDS)
