@@ -17,6 +17,7 @@ from itertools import pairwise
 
 from diagnosis.complaints import complaints
 from diagnosis.gauges import Gauges, by_time, value
+from diagnosis.reader import LogRecord
 from diagnosis.signs import SEEN, STRONG, Sign
 from diagnosis.story import Story
 from diagnosis.trouble import spans
@@ -84,15 +85,35 @@ def links(gauges: Gauges, story: Story) -> Iterator[Sign]:
             before_s = [beat.time_s for beat in beats if beat.time_s < time_s and gauges.fine]
             sure = SEEN + 0.5 if len(bad) >= SURE else STRONG + 1
             since_s = before_s[-1] if before_s else 0.0
-            what = "loses" if what == "is cut" and heard_anyway(story, src, dst) else what
+            what = mended(what, beats, story, src, dst)
             yield Sign("link", src, KINDS[what], sure, time_s, f"{name} {what}", dst, since_s=since_s)
 
 
-def heard_anyway(story: Story, src: str, dst: str) -> bool:
-    """Whether a request that was not answered had arrived: its number is in the callee's log."""
-    asked = [one.record for one in complaints(story) if (one.src, one.dst) == (src, dst)]
-    numbers = {number for record in asked for number in _REQUEST.findall(record.text)}
-    return any(numbers & set(_REQUEST.findall(record.text)) for record in story.records.get(dst, ()))
+def mended(what: str, beats: list[Beat], story: Story, src: str, dst: str) -> str:
+    """A cut that was none, since a request that was not answered had arrived: its number is in the callee's log.
+
+    In time, and its answer was lost; or after the caller had given up and while nothing was ever acknowledged: late.
+    """
+    if what != "is cut":
+        return what
+    asked = [
+        (number, one.time_s)
+        for one in complaints(story)
+        if (one.src, one.dst) == (src, dst)
+        for number in numbers_of(one.record)
+    ]
+    given_up = dict(asked)
+    heard = [r.time_s - given_up[n] for r in story.records.get(dst, ()) for n in numbers_of(r) if n in given_up]
+    if not heard:
+        return what
+    stuck = [beat.time_s for beat in beats if beat.stuck]
+    acked = any(beat.acked > 0 for beat in beats if stuck and beat.time_s > stuck[0])
+    return "loses" if min(heard) < 0 else what if acked else "is late"
+
+
+def numbers_of(record: LogRecord) -> list[str]:
+    """The numbers of the requests that a record is about."""
+    return _REQUEST.findall(record.text)
 
 
 def usual_round_trips(gauges: Gauges) -> dict[float, float]:

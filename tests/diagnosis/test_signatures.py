@@ -46,7 +46,14 @@ def state(job: Job, who: str, metric: str, values: list[float]) -> Job:
 
 def link(job: Job, name: str, **series: list[float]) -> Job:
     """The job with what is known of a link from the seventh step on; nothing under way before, and short round trips."""
-    usual = {"send_queue_bytes": 0.0, "acked_bytes_per_s": 0.0, "retransmits_per_s": 0.0, "connecting": 0.0, "rtt_s": 0.001}
+    usual = {
+        "send_queue_bytes": 0.0,
+        "acked_bytes_per_s": 0.0,
+        "received_bytes_per_s": 0.0,
+        "retransmits_per_s": 0.0,
+        "connecting": 0.0,
+        "rtt_s": 0.001,
+    }
     for metric, rest in usual.items():
         found = series.get(metric, [rest] * AFTER)
         for other in {name, "w-c0>w-700:rpc", "w-700>w-3e:weights"}:
@@ -93,6 +100,7 @@ NARROW = {
     "acked_bytes_per_s": [10_000.0] * AFTER,
     "rtt_s": [min(3.0, 0.2 * n) for n in range(AFTER)],
 }
+DROPS = {"received_bytes_per_s": [5800.0 if n % 4 == 1 else 0.0 for n in range(AFTER)], "rtt_s": [0.5] * AFTER}
 SILENT_DIAL = {"connecting": [0.0] + [1.0] * 23}
 
 
@@ -104,12 +112,22 @@ SILENT_DIAL = {"connecting": [0.0] + [1.0] * 23}
         (LOSSY, "network-loss"),
         (LATE, "network-delay"),
         (NARROW, "network-bandwidth"),
+        (DROPS, "network-bandwidth"),
     ],
 )
 def test_a_link_is_judged_by_what_tcp_does(seen: dict[str, list[float]], kind: str) -> None:
     """Cut, lossy, late and narrow links look different to the kernel of whoever sends, and it is the sender who is accused."""
     said = told(link(without_upload(), LINK, **seen))
     assert said.ranked[0] == Cause("w-701", "weights_update", kind)
+
+
+@pytest.mark.parametrize(("heard_s", "kind"), [(6.1, "network-loss"), (11.5, "network-delay")])
+def test_a_request_that_arrived_was_not_cut_off(heard_s: float, kind: str) -> None:
+    """The number of a call that was given up is in the callee's log: in time, and its answer was lost, or later: late."""
+    job = link(failed(("w-a01", "generate")), EVENT_LINK, **CUT)
+    job.say("w-c0", 11.1, "w-a01 generate: Request timeout after 5.0s for http://w-a01:rpc/call request_id=ab12", "ERROR")
+    job.say("w-a01", heard_s, "/call 200 in 0.020s request_id=ab12")
+    assert told(job).ranked[0].component == "w-c0" and told(job).ranked[0].kind == kind
 
 
 def test_a_single_segment_sent_again_is_no_loss() -> None:
