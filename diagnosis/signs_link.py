@@ -182,6 +182,8 @@ def judged(
     late = [beat for beat in beats if is_long(beat.rtt_s, usual_s.get(beat.time_s, 0.0))]
     missing = [beat for beat in beats if (beat.stuck and beat.lost) or beat.resent * span_s >= RESENT]
     backlog = steady_backlog(beats, span_s) or drops
+    if not gauges.fine:  # of a mean only that much can be told
+        backlog = [beat for beat in late if beat.queue > BACKLOG_BYTES and beat.acked > 0]
     if backlog:
         return "is narrow", [*backlog, *missing]
     if late:

@@ -39,6 +39,8 @@ KINDS_OF_RESET = ("network-reset", "network-partition", "process-kill")
 KINDS_OF_SILENCE = ("process-pause", "network-partition", "process-kill")
 KINDS_OF_DEAFNESS = ("network-partition", "network-loss", "network-delay", "network-reset")
 KINDS_OF_TRICKLE = ("network-bandwidth", "network-loss", "network-delay", "network-partition")
+#: Calls that wait for something else than the callee's own computing.
+KINDS_OF_CALL = {" upload_weights: ": KINDS_OF_TRICKLE, " save: ": ("io-contention", "process-pause", "disk-fill")}
 KINDS_OF_NAMES = ("dns-failure", "network-partition")
 
 
@@ -101,9 +103,11 @@ def words(story: Story) -> Iterator[Sign]:
             continue
         # A traceback of one's own that nobody logged stands below some other line.
         head = head_of(record) if record.owner == story.controller or not record.is_error else record.text
-        named = [name for name in named_components(head, story.vocabulary) if name != story.controller]
-        suspect = record.owner if record.owner != story.controller else named[0] if named else ""
         lease = _LEASE.search(head)
+        # Who has what another lacks is named, too, but speaks of nothing of its own.
+        told = head[: lease.start()] if lease else head
+        named = [name for name in named_components(told, story.vocabulary) if name != story.controller]
+        suspect = record.owner if record.owner != story.controller else named[0] if named else ""
         own = next((kinds for pattern, kinds in OWN_WORDS if re.search(pattern, head)), ())
         kinds = ("memory-pressure",) if lease and lease[1] == suspect else () if lease else own
         if kinds and kinds[0] == "file-corruption":
@@ -167,13 +171,26 @@ def unanswered(story: Story, one: Complaint, every: list[Complaint]) -> Sign:
         fed = any(w.what == "update_weights" and one.begun_s < w.end_s < one.time_s for w in story.works)
         sure = alone and fed
         return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1) if sure else blamed("deafness", one, (), COMPLAINT)
+    if answers_others(story, one):
+        return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1)
     if len(crying(one, every)) > 1 or keeps_silent(one, every):
-        return blamed("deafness", one, KINDS_OF_SILENCE, STRONG + 1)
+        return blamed("deafness", one, kinds_of_call(one), STRONG + 1)
     if only_one(story, one, every):
         return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1)
     if heard_late(story, one, what) or alive_between(story, one.dst, one.begun_s, one.time_s):
         return accused("deafness", one, KINDS_OF_DEAFNESS, STRONG + 1)
-    return blamed("deafness", one, KINDS_OF_SILENCE, COMPLAINT)
+    return blamed("deafness", one, kinds_of_call(one), COMPLAINT)
+
+
+def kinds_of_call(one: Complaint) -> tuple[str, ...]:
+    """What could keep a callee from answering: what the call itself needs, else whatever keeps it silent."""
+    return next((kinds for call, kinds in KINDS_OF_CALL.items() if call in head_of(one.record)), KINDS_OF_SILENCE)
+
+
+def answers_others(story: Story, one: Complaint) -> bool:
+    """Whether the callee answered a later call, if only by an error of its own."""
+    later = [r.text for r in story.records[story.controller] if one.time_s < r.time_s < story.ending_s]
+    return any(f"{one.dst}: HTTP " in text for text in later)
 
 
 def crying(one: Complaint, every: list[Complaint]) -> set[str]:
