@@ -27,6 +27,8 @@ WORKS_IN: dict[str, tuple[str, ...]] = {
     "scheduler": ("cleanup", "init"),
     "controller": ("weights_update", "rollout", "reference", "train", "checkpoint", "cleanup", "init"),
 }
+#: Kinds that are met where checkpoints are written or read.
+OF_DISKS = ("disk-fill", "io-contention", "file-corruption")
 #: In which stages a link carries anything, by the roles of its ends.
 CARRIES_IN: dict[tuple[str, str], tuple[str, ...]] = {
     ("rollout", "reward"): ("reward",),
@@ -99,7 +101,7 @@ def placed(sign: Sign, story: Story) -> Sign:
 def stages_of(sign: Sign, story: Story) -> tuple[str, ...]:
     """In which stages the accused process or link has anything to do."""
     roles = story.vocabulary.roles
-    if sign.signal == "disk":
+    if sign.kinds[:1] and sign.kinds[0] in OF_DISKS:
         return ("checkpoint", "weights_update")
     if not sign.peer:
         return WORKS_IN.get(roles.get(sign.component, ""), ())

@@ -30,7 +30,56 @@ SIGNALS = ("death", "words", "deafness", "absence", "slowness", "delay", "proces
 #: What there was to read: the controller's log alone, all logs, metrics as means, metrics as sampled.
 SIGHTS = ("one log", "logs", "means", "samples")
 #: (right, of) in development by what there was to read, then by the most telling sign and the kind it tells.
-DEVELOPMENT: dict[str, dict[str, tuple[int, int]]] = {sight: {} for sight in SIGHTS}
+DEVELOPMENT: dict[str, dict[str, tuple[int, int]]] = {
+    "one log": {
+        "deafness: io-contention": (1, 1),
+        "deafness: network-bandwidth": (1, 2),
+        "deafness: network-partition": (2, 7),
+        "deafness: process-pause": (5, 7),
+        "death: process-kill": (3, 10),
+        "words: file-corruption": (0, 1),
+    },
+    "logs": {
+        "absence: network-bandwidth": (1, 1),
+        "deafness: network-bandwidth": (0, 1),
+        "deafness: network-partition": (2, 7),
+        "deafness: process-pause": (1, 1),
+        "death: process-kill": (6, 6),
+        "death: process-pause": (2, 4),
+        "slowness: io-contention": (1, 1),
+        "slowness: network-delay": (0, 2),
+        "words: file-corruption": (1, 1),
+        "words: memory-pressure": (1, 1),
+        "words: network-reset": (4, 4),
+    },
+    "means": {
+        "deafness: network-partition": (0, 1),
+        "death: process-kill": (6, 6),
+        "link: network-bandwidth": (1, 1),
+        "link: network-delay": (1, 1),
+        "link: network-partition": (2, 6),
+        "process: io-contention": (1, 1),
+        "process: process-pause": (2, 5),
+        "slowness: io-contention": (1, 1),
+        "slowness: network-delay": (0, 1),
+        "words: file-corruption": (1, 1),
+        "words: memory-pressure": (1, 1),
+        "words: network-reset": (4, 4),
+    },
+    "samples": {
+        "death: process-kill": (5, 5),
+        "disk: io-contention": (2, 2),
+        "link: network-bandwidth": (1, 1),
+        "link: network-delay": (1, 1),
+        "link: network-loss": (1, 1),
+        "link: network-partition": (2, 6),
+        "process: process-kill": (1, 1),
+        "process: process-pause": (3, 6),
+        "words: file-corruption": (1, 1),
+        "words: memory-pressure": (1, 1),
+        "words: network-reset": (4, 4),
+    },
+}
 FALLBACK = ("process-kill", "memory-pressure", "network-delay", "network-bandwidth", "process-pause", "cpu-contention")
 #: Two signs of the same moment may be told so far apart, seconds: samples are.
 APART_S = 0.6

@@ -193,6 +193,17 @@ def test_a_disk_that_is_full_or_slow() -> None:
     assert told(slow).ranked[0] == Cause("w-700", "checkpoint", "io-contention")
 
 
+def test_own_words_and_samples_of_a_full_disk_agree_on_the_stage() -> None:
+    """A disk that was full between two samples, as training ended and saving began, was full as saving began."""
+    job = with_checkpoints()
+    job.gauge("disk_total_bytes", "recover", [1e8] * (BEFORE + AFTER))
+    job.gauge("disk_free_bytes", "recover", [9e7] * 26 + [0] * 22)
+    job.lines["w-c0"] = [line for line in job.lines["w-c0"] if "global_step:6" not in line[2]]
+    job.say("w-c0", 6.3, "[Trainer] start save latest_checkpoint recover info, epoch_step: 6, global_step:6")
+    job.say("w-700", 6.38, "Exception: TrainEngineError: SaveError: [Errno 28] No space left on device", "ERROR")
+    assert told(job).ranked[0] == Cause("w-700", "checkpoint", "disk-fill")
+
+
 def test_a_file_that_is_damaged() -> None:
     """A file that was written whole and does not read: its writer's file was damaged since, and not by who reads it."""
     job = with_checkpoints()
