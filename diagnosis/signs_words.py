@@ -162,7 +162,7 @@ def unanswered(story: Story, one: Complaint, every: list[Complaint]) -> Sign:
     connection: where that is taken, too, and nobody answers, the way is open and the callee stands still. So it does when
     several callers get no answer; when only one of several does not, it is that one's way.
     """
-    what = next((name for name in EVENTS if re.search(rf"\b{name}\b|/event", head_of(one.record))), "")
+    what = next((name for name in EVENTS if re.search(rf"\b{name}\b", head_of(one.record))), "")
     progress = _PROGRESS.search(head_of(one.record))
     if progress:
         return accused("deafness", one, KINDS_OF_TRICKLE if int(progress[1]) else KINDS_OF_DEAFNESS, STRONG + 1)

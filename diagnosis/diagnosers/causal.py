@@ -121,7 +121,7 @@ def decide(story: Story, signs: list[Sign], sight: str = SIGHTS[3]) -> Diagnosis
     if not left:
         return nobody(story)
     first = left[0]
-    decisive = min((sign for sign in left if sign.component == first.component), key=telling)
+    decisive = min((sign for sign in left if (sign.component, sign.stage) == (first.component, first.stage)), key=telling)
     return Diagnosis(
         fault=True,
         ranked=causes_of(left, story.vocabulary),
@@ -189,7 +189,8 @@ def causes_of(signs: list[Sign], vocabulary: Vocabulary) -> tuple[Cause, ...]:
     found: list[Cause] = []
     for suspect in dict.fromkeys(sign.component for sign in signs):
         own = [sign for sign in signs if sign.component == suspect]
-        kinds = dict.fromkeys(kind for sign in sorted(own, key=telling) for kind in sign.kinds)
+        best = sorted(own, key=lambda sign: (sign.stage != own[0].stage, telling(sign)))
+        kinds = dict.fromkeys(kind for sign in best for kind in sign.kinds)
         found += [Cause(suspect, own[0].stage, kind) for kind in kinds if kind in vocabulary.kinds]
     rest = [Cause(found[0].component, found[0].stage, kind) for kind in FALLBACK if kind in vocabulary.kinds]
     return tuple(dict.fromkeys([*found, *rest]))
