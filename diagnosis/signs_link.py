@@ -83,7 +83,7 @@ def links(gauges: Gauges, story: Story) -> Iterator[Sign]:
         if what and {src, dst} <= story.vocabulary.roles.keys():
             time_s = min(beat.time_s for beat in bad)
             before_s = [beat.time_s for beat in beats if beat.time_s < time_s and gauges.fine]
-            sure = SEEN + 0.5 if len(bad) >= SURE else STRONG + 1
+            sure = SEEN + 0.5 if len(bad) >= SURE else STRONG + 0.5
             since_s = before_s[-1] if before_s else 0.0
             what = mended(what, beats, story, src, dst)
             yield Sign("link", src, KINDS[what], sure, time_s, f"{name} {what}", dst, since_s=since_s)

@@ -27,6 +27,8 @@ from diagnosis.vocabulary import Vocabulary
 from storage.records import Cause, Diagnosis
 
 SIGNALS = ("death", "words", "deafness", "absence", "slowness", "delay", "process", "starvation", "link", "disk")
+#: Those that show what was done, and not only that somebody waited.
+SHOWN = ("death", "words", "process", "starvation", "link", "disk")
 #: What there was to read: the controller's log alone, all logs, metrics as means, metrics as sampled.
 SIGHTS = ("one log", "logs", "means", "samples")
 #: (right, of) in development by what there was to read, then by the most telling sign and the kind it tells.
@@ -109,10 +111,21 @@ def gathered(reader: Reader, story: Story) -> list[Sign]:
     seen = [sign for signs in (processes, links, disks) for sign in signs(gauges, story)]
     if not gauges.fine:  # a mean tells that, and not when: the logs do
         seen = [replace(sign, time_s=trouble.time_s, since_s=0.0) for sign in seen]
-    signs = [*told, *calls(story, gauges), *seen]
-    # Nobody complained, something only took long: where metrics are fine enough to show why, they must.
-    bound = 0.0 if trouble.told else STRONG + 1 if gauges.fine else STRONG
-    return [placed(sign, story) for sign in fused(signs)] if any(sign.strength >= bound for sign in signs) else []
+    signs = fused([*told, *calls(story, gauges), *seen])
+    return [placed(sign, story) for sign in signs] if worth_blaming(signs, gauges, story, told=trouble.told) else []
+
+
+def worth_blaming(signs: list[Sign], gauges: Gauges, story: Story, *, told: bool) -> bool:
+    """Whether it was more than a slow moment of a busy machine.
+
+    A job that did all its work, with complaints or without, had a fault only if something is seen that explains them, where
+    there are samples to see it in; where there are none and nobody complained, something must at least stand out.
+    """
+    if story.failed or (told and not gauges.fine):
+        return True
+    return any(
+        sign.strength >= STRONG + 1 and sign.signal in SHOWN if gauges.fine else sign.strength >= STRONG for sign in signs
+    )
 
 
 def decide(story: Story, signs: list[Sign], sight: str = SIGHTS[3]) -> Diagnosis:

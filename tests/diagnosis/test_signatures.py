@@ -247,6 +247,19 @@ def test_a_worker_that_is_late_once_is_nobodys_fault() -> None:
     assert not told(job).fault
 
 
+def test_a_complaint_of_a_busy_machine_is_nobodys_fault() -> None:
+    """A message that was answered too late for its caller, in a job that did all its work and with nothing to be seen."""
+    job = Job(WORDS)
+    job.step(6)
+    job.say("w-c0", 6.9, "w-a01 rollout_end: Request timeout after 0.5s for http://w-a01:rpc/event request_id=ab12", "ERROR")
+    for name in WORDS.components:
+        job.gauge("process_state", name, [1] * 28)
+    job.finish(7.2)
+    assert not told(job).fault
+    job.samples.clear()
+    assert told(job).fault
+
+
 def test_long_samples_are_no_starvation() -> None:
     """Work that takes long because there is more of it uses its core all the while: nobody took it away."""
     job = Job(WORDS)
