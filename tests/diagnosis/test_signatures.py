@@ -1,8 +1,11 @@
 """The physics that the causal diagnoser knows, on made-up jobs: what each way to break leaves, and what is harmless."""
 
+from dataclasses import replace
+
 import pytest
 
 from diagnosis.diagnosers import causal
+from diagnosis.vocabulary import Vocabulary
 from storage.records import Cause, Diagnosis
 from tests.diagnosis.small_job import Job, clock, vocabulary
 
@@ -279,3 +282,37 @@ def test_a_process_that_did_not_heed_the_end() -> None:
     job.say("w-5c", 13.5, "worker w-a01 (pid w-a01) ended with exit code -9", "WARNING")
     said = told(job)
     assert said.ranked[0] == Cause("w-a01", "reward", "process-pause") and said.alarm > clock(6.0)
+
+
+def moved(job: Job, by_s: float) -> tuple[Job, Vocabulary, dict[str, str]]:
+    """The same job on another day and under other names, which sort the other way round."""
+    names = dict(zip(WORDS.components, (f"z-{99 - n}" for n in range(len(WORDS.components))), strict=True))
+
+    def renamed(text: str) -> str:
+        for old, new in names.items():
+            text = text.replace(old, new)
+        return text
+
+    words = Vocabulary(
+        "other",
+        {names[name]: role for name, role in WORDS.roles.items()},
+        tuple((names[src], names[dst], purpose) for src, dst, purpose in WORDS.links),
+        waits=tuple((names[waiter], names[awaited]) for waiter, awaited in WORDS.waits),
+    )
+    other = Job(words, steps=0)
+    other.lines = {names[who]: [(at + by_s, level, renamed(text)) for at, level, text in job.lines[who]] for who in names}
+    other.samples = {
+        metric: [replace(one, subject=renamed(one.subject), time_s=one.time_s + by_s) for one in series]
+        for metric, series in job.samples.items()
+    }
+    return other, words, names
+
+
+@pytest.mark.parametrize("job", [link(without_upload(), LINK, **CUT), link(without_upload(), LINK, **LATE), refused(-9)])
+def test_names_and_dates_tell_nothing(job: Job) -> None:
+    """Other names, in another order, and another day: the same answer about the same one."""
+    said = told(job)
+    other, words, names = moved(job, 86_400.0 * 37)
+    again = causal.diagnose(other, words)
+    assert again.ranked[0] == replace(said.ranked[0], component=names[said.ranked[0].component])
+    assert again.confidence == said.confidence and again.chain == tuple(names[name] for name in said.chain)
