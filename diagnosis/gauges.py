@@ -1,114 +1,97 @@
-"""Signs read off metrics: a process that is stopped or was killed for want of memory, a link that does not carry.
+"""The metrics of a case by subject, asked for once each; missed samples are left out.
 
-From T2 up. Samples that were missed say nothing; a state counts only when it lasts.
+Only a stretch of time around the trouble is asked for: a case of fifty workers has some hundred thousand samples, and what
+links did long before says nothing.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import pairwise
 from statistics import median
 
 from diagnosis.reader import Reader, Sample
-from diagnosis.signs import Sign, deaths
-from diagnosis.story import Story
 
-#: Code of a stopped process in `process_state`.
-STOPPED = 3
-#: Samples in a row that make a state.
-LASTING = 3
-#: Round trips many times as long as the link's own before and as those of links at large.
-SLOW_LINK = 10.0
-#: A round trip that is a smaller part of a step than this costs the job nothing.
-MATTERS = 0.2
-#: A queue of less is requests in flight, not a backlog.
-BACKLOG_BYTES = 1448
+#: Samples that are further apart are means over a while.
+FINE_S = 2.0
+
+#: Metrics of which there is a value at every beat, and of how many subjects the beat is read off.
+SOME = 4
+_REGULAR = ("process_state", "link_send_queue_bytes", "disk_free_bytes")
+
+Series = list[Sample]
 
 
-def gauges(reader: Reader, story: Story) -> Iterator[Sign]:
-    """All that the tier's metrics tell."""
-    yield from stopped(reader, story)
-    yield from out_of_memory(reader, story)
-    yield from full_disks(reader, story)
-    yield from links(reader, story)
+class Gauges:
+    """What the tier's metrics say of the case's own run between two times; nothing, where it has none."""
+
+    def __init__(self, reader: Reader, since_s: float | None = None, until_s: float | None = None) -> None:
+        self._reader, self._since_s, self._until_s = reader, since_s, until_s
+        self._asked: dict[tuple[str, str], dict[str, Series]] = {}
+
+    def of(self, metric: str, subject: str = "") -> dict[str, Series]:
+        """Series of a metric by subject; of one subject alone, if one is given."""
+        if metric not in self._known:
+            return {}
+        if (metric, subject) not in self._asked:
+            found: dict[str, Series] = defaultdict(list)
+            for sample in self._reader.query_metric(metric, subject, self._since_s, self._until_s):
+                if sample.value is not None:
+                    found[sample.subject].append(sample)
+            self._asked[metric, subject] = dict(found)
+        return self._asked[metric, subject]
+
+    def one(self, metric: str, subject: str) -> Series:
+        """The series of one subject, empty without one."""
+        return self.of(metric, subject).get(subject, [])
+
+    @cached_property
+    def beat_s(self) -> float:
+        """Seconds from one sample to the next; infinite without samples."""
+        for metric in filter(self._known.__contains__, _REGULAR):
+            some = [self.one(metric, subject) for subject in self._known[metric][:SOME]]
+            longest = max(some, key=len, default=[])
+            if len(longest) > 1:
+                return median([after.time_s - before.time_s for before, after in pairwise(longest)])
+        return float("inf")
+
+    @property
+    def any(self) -> bool:
+        """Whether there are metrics at all."""
+        return bool(self._known)
+
+    @property
+    def fine(self) -> bool:
+        """Whether samples are close enough to tell a state from its mean."""
+        return self.beat_s < FINE_S
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[str, ...]]:
+        return {metric.metric: metric.subjects for metric in self._reader.list_metrics()}
 
 
-def stopped(reader: Reader, story: Story) -> Iterator[Sign]:
-    """A process that did not run and was not asleep: somebody stopped it."""
-    for who, samples in _by_subject(reader, "process_state").items():
-        begun = _lasting(samples, lambda sample: (sample.value or 0) >= STOPPED - 0.5)
-        if begun is not None and who in story.vocabulary.roles:
-            yield _sign(story, who, begun, ("process-pause",), 6.0, f"{who} was stopped")
+def value(sample: Sample) -> float:
+    """The number; samples without one are not kept."""
+    return sample.value or 0.0
 
 
-def out_of_memory(reader: Reader, story: Story) -> Iterator[Sign]:
-    """The kernel killed a process of the component's group for want of memory."""
-    for who, samples in _by_subject(reader, "group_oom_kills").items():
-        killed = next((sample.time_s for sample in samples if sample.value), None)
-        if killed is not None and who in story.vocabulary.roles:
-            # Coarse metrics tell that, the logs tell when.
-            when = next((sign.time_s for sign in deaths(story) if sign.component == who and sign.time_s >= killed), killed)
-            yield _sign(story, who, when, ("memory-pressure",), 7.0, f"a process of {who} was killed for want of memory")
-
-
-def full_disks(reader: Reader, story: Story) -> Iterator[Sign]:
-    """A disk with next to nothing free; whoever was saving then, or the first who saves, is who it struck."""
-    total = {name: samples[0].value or 0 for name, samples in _by_subject(reader, "disk_total_bytes").items()}
-    savers = [work.component for work in story.works if work.what == "save"]
-    for name, samples in _by_subject(reader, "disk_free_bytes").items():
-        full = _lasting(samples, lambda s, n=name: s.value is not None and s.value < 0.01 * total.get(n, 0))  # type: ignore[misc]
-        if full is not None and savers:
-            yield Sign("gauge", min(savers), "checkpoint", full, ("disk-fill",), 2.5, f"the disk of {name} was full")
-
-
-def links(reader: Reader, story: Story) -> Iterator[Sign]:
-    """A backlog that nobody acknowledges, one that drains slowly, and a round trip that became long."""
-    acked, round_trip = _by_subject(reader, "link_acked_bytes_per_s"), _by_subject(reader, "link_rtt_s")
-    usual = median([s.value for samples in round_trip.values() for s in samples if s.value] or [0.0])
-    for name, samples in _by_subject(reader, "link_send_queue_bytes").items():
-        src, _, rest = name.partition(">")
-        dst = rest.partition(":")[0]
-        if src not in story.vocabulary.roles:
-            continue
-        flowing = {sample.time_s: sample.value or 0 for sample in acked.get(name, ())}
-        dead = _lasting(samples, lambda s, f=flowing: bool(s.value) and f.get(s.time_s, 1) == 0)  # type: ignore[misc]
-        slow = _lasting(samples, lambda s, f=flowing: (s.value or 0) > BACKLOG_BYTES and f.get(s.time_s, 0) > 0)  # type: ignore[misc]
-        late = _late(round_trip.get(name, []), max(SLOW_LINK * usual, MATTERS * story.step_s))
-        for begun, kinds, what in (
-            (late if slow is None else None, ("network-delay", "network-loss"), "has long round trips"),
-            (slow, ("network-bandwidth", "network-loss"), "drains slowly"),
-            (dead if late is None else None, ("network-partition", "network-reset"), "is acknowledged nothing"),
-        ):
-            if begun is not None and begun < story.ending_s:
-                yield Sign("gauge", src, story.at(begun)[0], begun, kinds, 4.5, f"{name} {what}", dst)
-                break
-
-
-def _late(samples: list[Sample], least: float) -> float | None:
-    """When round trips became many times what they had been on this link, and longer than ``least`` seconds."""
-    values = [sample.value for sample in samples if sample.value]
-    if not values:
-        return None
-    bound = max(least, SLOW_LINK * min(values))
-    return _lasting(samples, lambda sample: (sample.value or 0) > bound)
-
-
-def _lasting(samples: list[Sample], holds: Callable[[Sample], bool]) -> float | None:
-    """When the first spell of at least `LASTING` samples for which it holds began; None without one."""
-    spell: list[float] = []
-    for sample in samples:
-        spell = [*spell, sample.time_s] if holds(sample) else []
-        if len(spell) == LASTING:
-            return spell[0]
+def first(series: Series, holds: Callable[[Sample], bool]) -> tuple[float, float] | None:
+    """Time of the sample before, and of the first for which it holds (the earlier one 0 when it is the first of all)."""
+    before_s = 0.0
+    for sample in series:
+        if holds(sample):
+            return before_s, sample.time_s
+        before_s = sample.time_s
     return None
 
 
-def _by_subject(reader: Reader, metric: str) -> dict[str, list[Sample]]:
-    found: dict[str, list[Sample]] = defaultdict(list)
-    for sample in reader.query_metric(metric):
-        found[sample.subject].append(sample)
-    return dict(found)
+def by_time(series: Series) -> dict[float, float]:
+    """Value by time: series of one beat share their times."""
+    return {sample.time_s: value(sample) for sample in series}
 
 
-def _sign(story: Story, who: str, time_s: float, kinds: tuple[str, ...], strength: float, why: str) -> Sign:
-    return Sign("gauge", who, story.at(time_s)[0], time_s, kinds, strength, why)
+def typical(values: Sequence[float]) -> float:
+    """Median, 0 of nothing."""
+    return median(values) if values else 0.0

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class LogRecord:
         """Logged as an error, or carrying a traceback that nobody logged as one."""
         return self.logged_as_error or "Traceback (most recent call last)" in self.text
 
-    @property
+    @cached_property
     def time_s(self) -> float:
         """Seconds since the Unix epoch on the case clock."""
         return datetime.fromisoformat(self.time).replace(tzinfo=UTC).timestamp()

@@ -1,55 +1,144 @@
 """``causal``: who was first in trouble that cannot be put down to somebody it waits for.
 
-Signs of all kinds are gathered (`diagnosis.signs`, `diagnosis.gauges`). A sign of a component that waits for an accused one, in
-the same stage and not before it, is explained and dropped: blame walks upstream. What is left decides by time; further signs
-about the same component confirm it. With nothing but complaints of those who wait its confidence is low; without any sign it
-says that nothing is wrong, or abstains when the job was ended by an error.
+Signs of all kinds are gathered (`diagnosis.signs`), but only where the job suffered at all (`diagnosis.trouble`). What the
+kernel says of a process explains what happened on its links, and both explain the complaints of those who wait: blame walks
+upstream. Of what is left the surest sign decides, the earliest of equally sure ones; further signs about the same component
+confirm it. With nothing but complaints of those who wait its confidence is low; without any sign it says that nothing is
+wrong, or abstains when the job was ended by an error.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from diagnosis.chain import shortest_chain
-from diagnosis.gauges import gauges
+from diagnosis.gauges import Gauges
 from diagnosis.reader import Reader
-from diagnosis.signs import CERTAIN, STRONG, Sign, absences, deafness, deaths, delays, slowness, words
+from diagnosis.signs import CERTAIN, SEEN, STRONG, Sign, fused, placed
+from diagnosis.signs_disk import disks
+from diagnosis.signs_link import links
+from diagnosis.signs_process import processes
+from diagnosis.signs_words import calls, deaths, heedless, silences, words
+from diagnosis.signs_work import absences, delays, slowness
 from diagnosis.story import Story
+from diagnosis.trouble import first_trouble, window
 from diagnosis.vocabulary import Vocabulary
 from storage.records import Cause, Diagnosis
 
-SIGNALS = ("death", "words", "deafness", "absence", "slowness", "delay", "gauge")
-#: (right, of) by the most telling sign, of 75 development cases: with every tier, and with the controller's log alone.
-DEVELOPMENT: dict[bool, dict[str, tuple[int, int]]] = {
-    False: {"absence": (5, 5), "deafness": (8, 8), "gauge": (8, 8), "slowness": (14, 14), "words": (40, 40)},
-    True: {"deafness": (15, 15), "death": (0, 10), "delay": (8, 10), "words": (40, 40)},
+SIGNALS = ("death", "words", "deafness", "absence", "slowness", "delay", "process", "starvation", "link", "disk")
+#: Those that show what was done, and not only that somebody waited.
+SHOWN = ("death", "words", "process", "starvation", "link", "disk")
+#: What there was to read: the controller's log alone, all logs, metrics as means, metrics as sampled.
+SIGHTS = ("one log", "logs", "means", "samples")
+#: (right, of) in development by what there was to read, then by the most telling sign and the kind it tells.
+DEVELOPMENT: dict[str, dict[str, tuple[int, int]]] = {
+    "one log": {
+        "deafness: io-contention": (1, 1),
+        "deafness: network-bandwidth": (1, 2),
+        "deafness: network-partition": (2, 7),
+        "deafness: process-pause": (5, 7),
+        "death: process-kill": (3, 10),
+        "words: file-corruption": (0, 1),
+        "words: memory-pressure": (1, 1),
+    },
+    "logs": {
+        "absence: network-bandwidth": (1, 1),
+        "deafness: network-bandwidth": (0, 1),
+        "deafness: network-partition": (2, 9),
+        "deafness: process-pause": (1, 1),
+        "death: process-kill": (6, 6),
+        "death: process-pause": (2, 4),
+        "slowness: io-contention": (1, 1),
+        "words: file-corruption": (1, 1),
+        "words: memory-pressure": (2, 2),
+        "words: network-reset": (4, 4),
+    },
+    "means": {
+        "deafness: network-bandwidth": (0, 1),
+        "deafness: network-partition": (1, 6),
+        "death: process-kill": (6, 6),
+        "link: network-bandwidth": (1, 1),
+        "link: network-delay": (1, 1),
+        "link: network-partition": (1, 1),
+        "process: io-contention": (1, 1),
+        "process: process-pause": (2, 5),
+        "slowness: io-contention": (1, 1),
+        "words: file-corruption": (1, 1),
+        "words: memory-pressure": (2, 2),
+        "words: network-reset": (4, 4),
+    },
+    "samples": {
+        "death: process-kill": (5, 5),
+        "disk: io-contention": (2, 2),
+        "link: network-bandwidth": (1, 1),
+        "link: network-delay": (1, 1),
+        "link: network-loss": (1, 1),
+        "link: network-partition": (2, 6),
+        "process: process-kill": (1, 1),
+        "process: process-pause": (3, 6),
+        "words: file-corruption": (1, 1),
+        "words: memory-pressure": (2, 2),
+        "words: network-reset": (4, 4),
+    },
 }
 FALLBACK = ("process-kill", "memory-pressure", "network-delay", "network-bandwidth", "process-pause", "cpu-contention")
+#: Two signs of the same moment may be told so far apart, seconds: samples are.
+APART_S = 0.6
 
 
 def diagnose(reader: Reader, vocabulary: Vocabulary) -> Diagnosis:
     """Causes by suspicion."""
     story = Story(reader, vocabulary)
-    return decide(story, gathered(reader, story))
+    return decide(story, gathered(reader, story), sight_of(reader, story))
+
+
+def sight_of(reader: Reader, story: Story) -> str:
+    """One of `SIGHTS`."""
+    if len(story.records) == 1:
+        return SIGHTS[0]
+    gauges = Gauges(reader)
+    return SIGHTS[3] if gauges.fine else SIGHTS[2] if gauges.any else SIGHTS[1]
 
 
 def gathered(reader: Reader, story: Story) -> list[Sign]:
     """Every sign that the tier shows; each kind of evidence can be left out to see what it is worth."""
-    read = (deaths, words, deafness, absences, slowness, delays)
-    return [sign for signs in read for sign in signs(story)] + list(gauges(reader, story))
+    trouble = first_trouble(story)
+    if trouble is None:
+        return []
+    gauges = Gauges(reader, *window(story, trouble))
+    told = [sign for signs in (deaths, heedless, silences, words, absences, slowness, delays) for sign in signs(story)]
+    seen = [sign for signs in (processes, links, disks) for sign in signs(gauges, story)]
+    if not gauges.fine:  # a mean tells that, and not when: the logs do
+        seen = [replace(sign, time_s=trouble.time_s, since_s=0.0) for sign in seen]
+    signs = fused([*told, *calls(story, gauges), *seen])
+    return [placed(sign, story) for sign in signs] if worth_blaming(signs, gauges, story, told=trouble.told) else []
 
 
-def decide(story: Story, signs: list[Sign]) -> Diagnosis:
+def worth_blaming(signs: list[Sign], gauges: Gauges, story: Story, *, told: bool) -> bool:
+    """Whether it was more than a slow moment of a busy machine.
+
+    A job that did all its work, with complaints or without, had a fault only if something is seen that explains them, where
+    there are samples to see it in; where there are none and nobody complained, something must at least stand out.
+    """
+    if story.failed or (told and not gauges.fine):
+        return True
+    return any(
+        sign.strength >= STRONG + 1 and sign.signal in SHOWN if gauges.fine else sign.strength >= STRONG for sign in signs
+    )
+
+
+def decide(story: Story, signs: list[Sign], sight: str = SIGHTS[3]) -> Diagnosis:
     """What follows from the signs."""
     left = ranked_signs(unexplained(signs, story.vocabulary))
     if not left:
         return nobody(story)
     first = left[0]
-    decisive = min((sign for sign in left if sign.component == first.component), key=telling)
+    decisive = min((sign for sign in left if (sign.component, sign.stage) == (first.component, first.stage)), key=telling)
     return Diagnosis(
         fault=True,
         ranked=causes_of(left, story.vocabulary),
-        confidence=confidence(decisive, blind=len(story.records) == 1),
+        confidence=confidence(decisive, sight),
         chain=shortest_chain(first.component, symptom(story), story.vocabulary.waits) or (first.component,),
         reason=f"{decisive.signal}: {decisive.why}",
         alarm=clock(min(sign.alarm_s for sign in signs if sign.time_s >= first.time_s)),
@@ -70,17 +159,42 @@ def unexplained(signs: list[Sign], vocabulary: Vocabulary) -> list[Sign]:
 
 
 def explains(cause: Sign, effect: Sign, waits: set[tuple[str, str]]) -> bool:
-    """Whether the effect's component waits for the cause's in that stage, and the cause is the stronger or earlier one."""
+    """Whether one sign is what follows from the other."""
+    return by_fate(cause, effect) or by_way(cause, effect) or by_waiting(cause, effect, waits)
+
+
+def by_fate(cause: Sign, effect: Sign) -> bool:
+    """A process that is stopped, gone or out of memory explains whatever its links and callers show from then on."""
+    if cause.strength < CERTAIN or cause.peer or effect.strength >= CERTAIN:
+        return False
+    return cause.component in (effect.component, effect.peer) and effect.time_s > cause.time_s - APART_S and bool(effect.peer)
+
+
+def by_way(cause: Sign, effect: Sign) -> bool:
+    """A link that does not carry explains the silence of its ends, and complaints about them."""
+    if cause.signal != "link" or effect.strength > cause.strength or effect.signal == "link":
+        return False
+    ends = {cause.component, cause.peer}
+    return effect.component in ends and (not effect.peer or effect.peer in ends) and effect.time_s > cause.time_s - APART_S
+
+
+def by_waiting(cause: Sign, effect: Sign, waits: set[tuple[str, str]]) -> bool:
+    """The effect's component waits for the cause's in that stage, and the cause is the stronger or earlier one."""
     if cause.component == effect.component or cause.stage != effect.stage:
         return False
     mutual = (cause.component, effect.component) in waits
-    before = cause.time_s <= effect.time_s and cause.strength >= effect.strength
+    before = cause.time_s <= effect.time_s + (APART_S if cause.strength >= SEEN else 0.0) and cause.strength >= effect.strength
     return (effect.component, cause.component) in waits and before and not (mutual and cause.strength == effect.strength)
 
 
 def ranked_signs(signs: list[Sign]) -> list[Sign]:
-    """Those that can carry a diagnosis by time, then the complaints by strength and time."""
-    return sorted(signs, key=lambda s: (s.strength < STRONG, -s.strength if s.strength < STRONG else 0.0, s.time_s))
+    """The surest first, of about equally sure ones the earliest; complaints by strength and time."""
+    return sorted(signs, key=lambda sign: (rank_of(sign), -sign.strength if sign.strength < STRONG else 0.0, sign.time_s))
+
+
+def rank_of(sign: Sign) -> int:
+    """In which of four classes of sureness a sign is, the surest 0."""
+    return sum(sign.strength < bound for bound in (STRONG, STRONG + 1, SEEN))
 
 
 def causes_of(signs: list[Sign], vocabulary: Vocabulary) -> tuple[Cause, ...]:
@@ -88,26 +202,27 @@ def causes_of(signs: list[Sign], vocabulary: Vocabulary) -> tuple[Cause, ...]:
     found: list[Cause] = []
     for suspect in dict.fromkeys(sign.component for sign in signs):
         own = [sign for sign in signs if sign.component == suspect]
-        kinds = dict.fromkeys(kind for sign in sorted(own, key=telling) for kind in sign.kinds)
-        # Samples are further apart than stages: logs tell better where it began.
-        stage = next((sign for sign in own if sign.signal != "gauge"), own[0]).stage
-        found += [Cause(suspect, stage, kind) for kind in kinds if kind in vocabulary.kinds]
+        best = sorted(own, key=lambda sign: (sign.stage != own[0].stage, telling(sign)))
+        kinds = dict.fromkeys(kind for sign in best for kind in sign.kinds)
+        found += [Cause(suspect, own[0].stage, kind) for kind in kinds if kind in vocabulary.kinds]
     rest = [Cause(found[0].component, found[0].stage, kind) for kind in FALLBACK if kind in vocabulary.kinds]
     return tuple(dict.fromkeys([*found, *rest]))
 
 
-def telling(sign: Sign) -> int:
-    """How well a sign tells what was done: own words and the kernel's counts first, a mere lack of signs of life last."""
-    if sign.signal == "words" or (sign.signal == "gauge" and sign.strength > CERTAIN):
-        return 0
-    silence = sign.signal == "absence" and not sign.peer
-    return 2 if silence or sign.strength < STRONG else 1
+def telling(sign: Sign) -> float:
+    """How well a sign tells what was done, the best first: as surely as it accuses; a mere lack of signs of life last."""
+    return 0.0 if sign.signal == "absence" and not sign.peer else -sign.strength
 
 
-def confidence(sign: Sign, *, blind: bool) -> float:
-    """How often a first cause by such a sign was right in development, by Laplace's rule; ``blind`` with one log alone."""
-    right, n = DEVELOPMENT[blind].get(sign.signal, (0, 0))
+def confidence(sign: Sign, sight: str) -> float:
+    """How often a first cause by such a sign, for such a kind, was right in development, by Laplace's rule."""
+    right, n = DEVELOPMENT[sight].get(ground(sign), (0, 0))
     return (right + 1) / (n + 2)
+
+
+def ground(sign: Sign) -> str:
+    """On what a diagnosis rests: a signal, and the kind it tells first."""
+    return f"{sign.signal}: {next(iter(sign.kinds), 'nothing')}"
 
 
 def symptom(story: Story) -> str:

@@ -31,6 +31,7 @@ def vocabulary(train: int = 2, rollout: int = 2) -> Vocabulary:
     roles |= {f"w-7{n:02x}": "train" for n in range(train)} | {f"w-a{n:02x}": "rollout" for n in range(rollout)}
     links = [("w-c0", name, purpose) for name, role in roles.items() if role in PLAN for purpose in ("rpc", "event")]
     links += [(name, "w-3e", "weights") for name, role in roles.items() if role in PLAN] + [("w-c0", "w-5c", "scheduler")]
+    links += [(name, "w-4e", "reward") for name, role in roles.items() if role == "rollout"]
     return Vocabulary("case", roles, tuple(links), waits=tuple(waits(roles, links)))
 
 

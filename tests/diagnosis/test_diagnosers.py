@@ -126,7 +126,8 @@ def test_diagnosers_import_nothing_of_the_truth() -> None:
     folder = Path(guess.__file__).parent
     imports = re.findall(r"^(?:from|import) (\S+)", "\n".join(f.read_text() for f in folder.glob("*.py")), re.MULTILINE)
     ours = {name for name in imports if name.split(".")[0] in ("diagnosis", "storage", "tasks", "rlhf", "injection")}
-    names = ("chain", "clues", "columnwise", "deadlines", "gauges", "rcaeval", "reader", "signs", "story", "vocabulary")
+    signs = ("signs", "signs_disk", "signs_link", "signs_process", "signs_words", "signs_work")
+    names = ("chain", "clues", "columnwise", "deadlines", "gauges", "rcaeval", "reader", *signs, "story", "trouble", "vocabulary")
     assert ours == {*(f"diagnosis.{name}" for name in names), "storage.records"}
 
 
