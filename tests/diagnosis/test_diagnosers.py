@@ -127,7 +127,19 @@ def test_diagnosers_import_nothing_of_the_truth() -> None:
     imports = re.findall(r"^(?:from|import) (\S+)", "\n".join(f.read_text() for f in folder.glob("*.py")), re.MULTILINE)
     ours = {name for name in imports if name.split(".")[0] in ("diagnosis", "storage", "tasks", "rlhf", "injection")}
     signs = ("signs", "signs_disk", "signs_link", "signs_process", "signs_words", "signs_work")
-    names = ("chain", "clues", "columnwise", "deadlines", "gauges", "rcaeval", "reader", *signs, "story", "trouble", "vocabulary")
+    names = (
+        "chain",
+        "clues",
+        "columnwise",
+        "deadlines",
+        "gauges",
+        "rcaeval",
+        "reader",
+        *signs,
+        "story",
+        "trouble",
+        "vocabulary",
+    )
     assert ours == {*(f"diagnosis.{name}" for name in names), "storage.records"}
 
 
