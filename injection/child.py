@@ -1,7 +1,7 @@
 """A process of the hands: started ahead, told by a line what to do, gone with the thread that started it.
 
 Its programs are the files of `injection/children/`, which need nothing but Python itself. What others see of one is
-`python3 -S -E /proc/self/fd/N PID ...`: neither name, arguments nor environment tell what it is for.
+`/where/python/lies/python3 -S -E /proc/self/fd/N PID ...`: neither name, arguments nor environment tell what it is for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Child:
     def __init__(self, program: str, *arguments: object, packages: bool = False) -> None:
         text = os.memfd_create("", 0)
         os.write(text, (PRELUDE + (PROGRAMS / f"{program}.py").read_text()).encode())
-        start = [sys.executable] if packages else ["python3", "-S"]  # packages are found by the interpreter's own path
+        # By its whole path, for that is how an interpreter finds its library: by its name alone it may find another one's.
+        # Packages are found by the virtual environment's own path, which may name the lab; nobody else need show it.
+        start = [sys.executable] if packages else [str(Path(sys.executable).resolve()), "-S"]
         argv = [*start, "-E", f"/proc/self/fd/{text}", str(os.getpid()), *map(str, arguments)]
         mark = {strays.MARK: os.environ[strays.MARK]} if strays.MARK in os.environ else {}
         pipe = subprocess.PIPE

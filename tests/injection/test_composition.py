@@ -156,6 +156,16 @@ def test_a_second_one_on_the_same_target_is_refused_or_adds_up(
     assert type(first).gone(undo, ask_here).ok
 
 
+def test_a_helper_is_started_by_the_whole_path_of_its_interpreter() -> None:
+    """By a bare name Python looks for its library along the path, and takes another Python's where one stands there."""
+    child = Child("ballast", 0)
+    try:
+        first = Path(f"/proc/{child.who.pid}/cmdline").read_bytes().split(b"\0")[0]
+        assert Path(os.fsdecode(first)).samefile(f"/proc/{child.who.pid}/exe") and first.startswith(b"/")
+    finally:
+        end(child.key)
+
+
 @pytest.mark.parametrize("program", ["spin", "ballast", "tenant", "filler", "writer"])
 def test_helpers_tell_nothing(program: str, scratch: Path) -> None:
     """Name, command line, environment and open files of a helper hold no word of the lab; it dies with whoever started it."""

@@ -133,7 +133,7 @@ def test_a_job_sees_nothing_that_tells(experiment: Experiment, scratch: Path) ->
     lines = [" ".join(about["cmdline"]) for about in seen["processes"].values()]
     standing = [line for line in lines if str(experiment.at().scratch) in line]
     assert len(standing) >= 4 + len(FAULTS), f"PID 1, injector, watchdog, name server and probes at least: {lines}"
-    assert sum(line.startswith("python3 -S -E /proc/self/fd/") for line in lines) >= 4, lines
+    assert sum(" -S -E /proc/self/fd/" in line for line in lines) >= 4, lines
     assert seen["tables"] == [], "what is done to packets is done at the other end"
     everything = json.dumps(seen).lower()
     for own in (str(experiment.paths.root), str(scratch), str(entry.CODE)):
