@@ -13,14 +13,15 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from injection import child, journal, procfs, trigger
 from injection.capability import OWN_THREAD, PLAIN_HOST, capability
-from injection.fault import Ask, Context, Fault, Measurement, NotYetError
+from injection.company import Company
+from injection.fault import Ask, Context, Fault, Measurement, NotYetError, OnLink
 from injection.journal import Record, State
 from injection.measure import ask_here
 from injection.preflight import absent_backends
@@ -29,7 +30,7 @@ from injection.procfs import Identity
 from injection.receipts import History
 from injection.recover import revert_record
 from injection.registry import UNDONE_FIRST, make_fault
-from injection.target import POLL_S, LiveProcess, NoSuchTargetError, Site, Whereabouts, await_target
+from injection.target import POLL_S, Live, LiveLink, LiveProcess, NoSuchTargetError, Site, Whereabouts, await_target
 from injection.trigger import Condition, Expired, Fire, Heard
 
 #: How long an announcement may be kept waiting for a fault to be applied or reverted; the job itself gives up after 10 s.
@@ -52,6 +53,7 @@ class Workshop:
     lease_s: float
     arm_timeout_s: float
     proxy_api: str
+    company: Company = field(default_factory=Company)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Hand:
         self._state = "waiting"
         self._probe: Probe | None = None
         self._fault: Fault | None = None
+        self._target: Live | None = None
         self._where: Whereabouts | None = None
         self._gone = False
         self._record: Record | None = None
@@ -197,14 +200,13 @@ class Hand:
         # In every arm, the control included: so contention for the core is all that differs.
         if self._entry["target"].get("pin") and isinstance(target, LiveProcess):
             procfs.pin(target.who, max(os.sched_getaffinity(target.who.pid)))
-        fault = make_fault(
-            kind, self._entry["params"], Context(target, backend, self._probe.ask, shop.proxy_api, shop.site.job)
-        )
+        ctx = Context(target, backend, self._probe.ask, shop.proxy_api, shop.site.job, self.id, shop.company)
+        fault = make_fault(kind, self._entry["params"], ctx)
         record = journal.new_record(shop.run_id, self.id, kind, backend, shop.lease_s)
         self._await_armed(fault, patience_s)
         self._journal(replace(record, undo=fault.undo()))
         self._where = Whereabouts(self._entry["target"], shop.site, target, stamp)
-        self._fault, self._applied, self._undoing = fault, False, False
+        self._fault, self._target, self._applied, self._undoing = fault, target, False, False
         shop.history.state("armed", self.id, kind=kind, backend=backend, target=target.name)
 
     def _follow(self) -> None:
@@ -276,8 +278,15 @@ class Hand:
             self._journal(replace(self._record, undo=undo, lease_until_s=lease))
         began = time.monotonic()
         self._applied, self._began = True, began
-        readback = self._fault.apply()
+        with self._joining(self._fault):
+            readback = self._fault.apply()
         self._done = Done(began, time.monotonic(), readback)
+
+    def _joining(self, fault: Fault) -> AbstractContextManager[None]:
+        """While a fault on a link is put in force."""
+        if isinstance(fault, OnLink) and isinstance(self._target, LiveLink):
+            return self._shop.company.joining(self.id, self._target, fault.does())
+        return nullcontext()
 
     def _note(self, heard: Heard, arrived: float) -> None:
         """What was done goes on disk, and its proof begins. Nothing to note where it went wrong."""
@@ -334,7 +343,8 @@ class Hand:
             self._record = on_disk
             return None
         assert self._probe is not None
-        self._record, found = revert_record(self._shop.journal_dir, self._record, ask or self._probe.ask)
+        with self._shop.company.leaving(self.id):
+            self._record, found = revert_record(self._shop.journal_dir, self._record, ask or self._probe.ask)
         self.stuck = self._record.state == State.STUCK
         if self.stuck:
             self._shop.history.state("stuck", self.id, reason=self._record.reason)
