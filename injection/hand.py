@@ -23,6 +23,7 @@ from injection.capability import OWN_THREAD, PLAIN_HOST, capability
 from injection.company import Company
 from injection.fault import Ask, Context, Fault, Measurement, NotYetError, OnLink
 from injection.journal import Record, State
+from injection.lost import Watched, await_loss
 from injection.measure import ask_here
 from injection.preflight import absent_backends
 from injection.probe import Probe
@@ -302,6 +303,8 @@ class Hand:
         self._verifying.start()
         if helpers := child.holding(self._record.undo):
             threading.Thread(target=self._watch, args=(self._record, helpers), name="watch", daemon=True).start()
+        if isinstance(self._fault, Watched):
+            threading.Thread(target=self._look_after, args=(self._record, self._fault), name="look-after", daemon=True).start()
         if "after_s" in self._entry["until"]:
             self._later(done.applied + self._entry["until"]["after_s"] - time.monotonic(), self._revert)
 
@@ -314,8 +317,18 @@ class Hand:
     def _watch(self, record: Record, helpers: list[Identity]) -> None:
         """What a helper does is over with it: one that ends before its fault is undone has taken the effect along."""
         pid = procfs.await_end(helpers)
+        self._tell_lost(record, f"its helper (process {pid}) ended")
+
+    def _look_after(self, record: Record, fault: Fault) -> None:
+        """So is what it does when somebody else ends that."""
+        assert isinstance(fault, Watched)
+        if why := await_loss(fault, lambda: self._undoing or self._fault is not fault):
+            self._tell_lost(record, why)
+
+    def _tell_lost(self, record: Record, why: str) -> None:
+        """Unless it is being undone, by whomever."""
         if not self._undoing and journal.state_of(self._shop.journal_dir, record) == State.APPLIED:
-            reason = f"its helper (process {pid}) ended before it was undone, so it was in force for a shorter time"
+            reason = f"{why} before it was undone, so it was in force for a shorter time"
             self._shop.history.state("invalid", self.id, reason=reason)
 
     def _revert(self, ask: Ask | None = None) -> None:
