@@ -302,7 +302,7 @@ class Hand:
         self._verifying = threading.Thread(target=self._guarded, args=arguments, name="verify", daemon=True)
         self._verifying.start()
         if helpers := child.holding(self._record.undo):
-            threading.Thread(target=self._watch, args=(self._record, helpers), name="watch", daemon=True).start()
+            threading.Thread(target=self._watch, args=(self._record, self._fault, helpers), name="watch", daemon=True).start()
         if isinstance(self._fault, Watched):
             threading.Thread(target=self._look_after, args=(self._record, self._fault), name="look-after", daemon=True).start()
         if "after_s" in self._entry["until"]:
@@ -314,20 +314,20 @@ class Hand:
         if not found.ok:
             self._shop.history.state("invalid", self.id, reason=f"no effect seen by {found.probe}: {found.measured}")
 
-    def _watch(self, record: Record, helpers: list[Identity]) -> None:
+    def _watch(self, record: Record, fault: Fault, helpers: list[Identity]) -> None:
         """What a helper does is over with it: one that ends before its fault is undone has taken the effect along."""
         pid = procfs.await_end(helpers)
-        self._tell_lost(record, f"its helper (process {pid}) ended")
+        self._tell_lost(record, fault, f"its helper (process {pid}) ended")
 
     def _look_after(self, record: Record, fault: Fault) -> None:
         """So is what it does when somebody else ends that."""
         assert isinstance(fault, Watched)
         if why := await_loss(fault, lambda: self._undoing or self._fault is not fault):
-            self._tell_lost(record, why)
+            self._tell_lost(record, fault, why)
 
-    def _tell_lost(self, record: Record, why: str) -> None:
-        """Unless it is being undone, by whomever."""
-        if not self._undoing and journal.state_of(self._shop.journal_dir, record) == State.APPLIED:
+    def _tell_lost(self, record: Record, fault: Fault, why: str) -> None:
+        """Unless it is being undone, by whomever, or has been, and is armed anew by now."""
+        if self._fault is fault and not self._undoing and journal.state_of(self._shop.journal_dir, record) == State.APPLIED:
             reason = f"{why} before it was undone, so it was in force for a shorter time"
             self._shop.history.state("invalid", self.id, reason=reason)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from injection import journal
+from injection.journal import State
 from injection.place import open_place
 from injection.proxies import start_proxies
 from injection.proxy_client import ProxyClient
+from injection.recover import sweep
 from storage.records import Link
 from tests.injection.test_network_faults import LINK, NAME, Cluster, Upload
 from tests.injection.victim import Lab, Seam, Victim, alive, plan_fault, register, started, wait_until
@@ -120,6 +124,30 @@ def test_a_target_that_is_restarted_again_and_again_is_followed(scratch: Path, v
     finally:
         for one in others:
             one.close()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.1, 0.2, 0.35])
+def test_an_injector_that_is_killed_while_it_follows_leaves_nothing(
+    scratch: Path, victim: Victim, labs: list[Lab], after_s: float
+) -> None:
+    """Kill -9 in the middle of arming anew: every helper is gone with it, and the watchdog closes what is on disk."""
+    lab = started(labs, scratch, victim, [plan_fault("cpu-contention", {"share_percent": 50})])
+    watchdog, other, helpers = lab.start_watchdog(), Victim(), set[int]()
+    injector = psutil.Process(lab.process.pid)
+    try:
+        register(lab.registry, "train1", other.who)
+        until = time.monotonic() + after_s
+        while time.monotonic() < until:
+            helpers |= {child.pid for child in injector.children(recursive=True)}
+        helpers |= {child.pid for child in injector.children(recursive=True)}
+        lab.process.kill()
+        assert watchdog.wait(timeout=lab.lease_s + 5) == 0
+        assert helpers
+        wait_until(lambda: not any(alive(pid) for pid in helpers), "helpers and probe are gone", 5)
+        assert [record.state for record in journal.records(lab.journal) if record.state != State.REVERTED] == []
+        assert not any(one.outcome == "stuck" for one in sweep(lab.journal)) and list(lab.journal.glob("*.json")) == []
+    finally:
+        other.close()
 
 
 @pytest.mark.job
