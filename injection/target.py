@@ -141,7 +141,7 @@ class Whereabouts:
     def moved(self) -> bool:
         """Whether it is another process, or has other addresses. Whoever is gone, or half there, has not moved yet.
 
-        Free (8 us) while nobody registers; `stamp` is that of the site from before the target was looked up.
+        Free (5 us) while nobody registers; `stamp` is that of the site from before the target was looked up.
         """
         now = self._site.stamp()
         if now == self._stamp:
