@@ -220,7 +220,7 @@ class Hand:
             return
         try:
             self._arm(0.0)
-        except (NoSuchTargetError, FileNotFoundError, NotYetError):
+        except (NoSuchTargetError, FileNotFoundError, ProcessLookupError, NotYetError):
             self._where = where
 
     def _let_go(self) -> None:
