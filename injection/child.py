@@ -37,7 +37,7 @@ os.close(int(sys.argv[0].rsplit("/", 1)[1]))
 
 
 #: Under these names an undo record holds whoever keeps its fault in force. The `ballast` of a memory group is not among
-#: them: the kernel may take it with the target, and the group's limit stands without it.
+#: them: the kernel may take it with the target, so whether that lives must be asked as well (`OwnGroup.lost`).
 HOLDING = ("process", "holder", "writer")
 
 

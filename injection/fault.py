@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from injection.company import Company, Treatment
 from injection.target import Live, LiveLink, LivePath, LiveProcess
 
 #: What must be restored, as plain JSON: prior values and identities. It alone suffices to revert.
@@ -40,7 +41,8 @@ class Measurement:
 class Context:
     """What a fault acts on and by which means.
 
-    `proxy_api` is `host:port` where a proxy stands, else empty; `job` is the job's folder.
+    `proxy_api` is `host:port` where a proxy stands, else empty; `job` is the job's folder; `name` is the fault's own, by which
+    `company`, the faults on links that are in force besides, knows it.
     """
 
     target: Live
@@ -48,6 +50,8 @@ class Context:
     ask: Ask
     proxy_api: str = ""
     job: Path = Path()
+    name: str = ""
+    company: Company = field(default_factory=Company)
 
     def process(self) -> LiveProcess:
         """The target as a process. Raises RefusedError where it is not one."""
@@ -101,3 +105,11 @@ class Fault(Protocol):
     @staticmethod
     def gone(undo: Undo, ask: Ask) -> Measurement:
         """Measure that nothing is left, by the same probe."""
+
+
+@runtime_checkable
+class OnLink(Protocol):
+    """A fault on a link, which tells what its packets meet, so that the proofs of others on it know."""
+
+    def does(self) -> Mapping[str, Treatment]:
+        """By direction (forward, backward)."""

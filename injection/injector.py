@@ -30,7 +30,7 @@ from injection.figures import Figures
 from injection.hand import Hand, Workshop
 from injection.listener import Listener
 from injection.receipts import History
-from injection.target import Site
+from injection.target import POLL_S, Site
 from injection.trigger import Heard, Reading, waits_for_figures
 from storage.records import StageEvent
 
@@ -100,6 +100,7 @@ class Injector:
             threading.Thread(target=self._renew, name="lease", daemon=True).start()
         for hand in self._hands:
             hand.arm()
+        threading.Thread(target=self._look, name="look", daemon=True).start()
         if self._figures:
             threading.Thread(target=self._figures.follow, args=(self._over,), name="figures", daemon=True).start()
         self._listener.start()
@@ -131,6 +132,12 @@ class Injector:
             return 2
         journal.lease_file(Path(self._spec.journal_dir), self._spec.run_id).unlink(missing_ok=True)
         return 0
+
+    def _look(self) -> None:
+        """Targets may be started anew, or moved, until they are hit."""
+        while not self._over.wait(POLL_S):
+            for hand in self._hands:
+                hand.look()
 
     def _renew(self) -> None:
         while not self._over.wait(self._spec.lease_s / 4):

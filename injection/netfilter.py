@@ -26,8 +26,9 @@ BATCH_BEGIN, BATCH_END = 0x10, 0x11
 NFTABLES = 10
 NEW_TABLE, GET_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE = (NFTABLES << 8 | number for number in (0, 1, 2, 3, 6))
 OWNED = 2
-#: The hook of packets that have just arrived, before routing and connection tracking have seen them.
-PREROUTING, BEFORE_ALL = 0, -300
+#: The hook of packets that have just arrived, before routing and connection tracking (at -200) have seen them; and how many
+#: tables can be told one after another there. Of two at the same place the younger would come first.
+PREROUTING, BEFORE_ALL, PLACES = 0, -300, 100
 DROP = 0
 #: Loss is drawn from so many equal chances.
 CHANCES = 1_000_000_000
@@ -194,9 +195,12 @@ def try_out(netlink: socket.socket, rules: Iterable[bytes]) -> None:
     _commit(netlink, [*_table(trial, b"", rules), (DELETE_TABLE, text(1, trial))])
 
 
-def put_up(netlink: socket.socket, table: str, rules: Iterable[bytes]) -> None:
-    """An owned table with one chain and these rules, in one message: all of it or nothing. Raises OSError."""
-    hook = nest(4, be32(1, PREROUTING), be32(2, BEFORE_ALL)) + text(7, "filter")
+def put_up(netlink: socket.socket, table: str, rules: Iterable[bytes], place: int = 0) -> None:
+    """An owned table with one chain and these rules, in one message: all of it or nothing. Raises OSError.
+
+    Packets meet tables in the order of their places.
+    """
+    hook = nest(4, be32(1, PREROUTING), be32(2, BEFORE_ALL + min(place, PLACES - 1))) + text(7, "filter")
     _commit(netlink, _table(table, hook, rules))
 
 

@@ -1,8 +1,8 @@
 """The process that owns what is done to the packets of one link, and holds those that are to be late.
 
 A helper process (`children/packets.py`) runs this. It is told, as JSON, `{"table", "ends": [{"host", "rules": [...]}]}`, upon
-which it opens all it needs and answers `{}`; then, on its standard input, anything, upon which the rules are put up, one
-message a host, and it answers `{"put_up": [...]}`. A rule is
+which it opens all it needs and answers `{}`; then, on its standard input, a number, upon which the rules are put up, one
+message a host, and it answers `{"put_up": [...]}`. The number is its place behind others on the same link. A rule is
 `{"flow": {...}, "interface": "eth0" | "", "act": "drop" | "reset" | "lose" | "hold", "fate": {...}}`.
 Its end, of whatever kind, is the end of the rules: the kernel takes them away. Told to end (SIGTERM, or end of input), it first
 lets go what it holds; killed, what it held is lost.
@@ -42,6 +42,8 @@ class Direction:
         self._channel = Channel(fate, random.Random())  # noqa: S311 - not a secret
         self._held: deque[tuple[float, float, int]] = deque()
         self._last_due = 0.0
+        #: What has been held before still bears the kernel's stamp of when it came to this host: delays would not add up.
+        self.behind = False
 
     def take(self, clock_offset_s: float) -> None:
         """Decide about what has come. Nothing overtakes: jitter makes packets late, it does not shuffle them."""
@@ -50,7 +52,7 @@ class Direction:
             if self._channel.loses():
                 self.queue.drop(number)
                 continue
-            came = min(now, wall_s - clock_offset_s) if wall_s else now
+            came = min(now, wall_s - clock_offset_s) if wall_s and not self.behind else now
             self._last_due = max(self._last_due, came + self._channel.hold_s())
             self._held.append((self._last_due, now, number))
 
@@ -101,9 +103,11 @@ class End:
             return netfilter.by_chance(rule["fate"]["loss_ratio"]) + netfilter.drop()
         return {"drop": netfilter.drop, "reset": netfilter.reset}[rule["act"]]()
 
-    def put_up(self) -> dict[str, int]:
+    def put_up(self, place: int) -> dict[str, int]:
         """The rules stand from now on, and connections to be reset are; how many of each."""
-        netfilter.put_up(self._owner, self._table, self._rules)
+        for direction in self.directions:
+            direction.behind = place > 0
+        netfilter.put_up(self._owner, self._table, self._rules, place)
         aborted = sum(cut.cut(self._diag, flow) for flow in self._cut) if self._diag else 0
         return {"rules_count": len(self._rules), "aborted_count": aborted}
 
@@ -173,8 +177,8 @@ def serve(order: dict[str, Any]) -> None:
     try:
         ends += (End(end["host"], end["rules"], order["table"]) for end in order["ends"])
         _say({})
-        if sys.stdin.readline():
-            _say({"put_up": [end.put_up() for end in ends]})
+        if line := sys.stdin.readline():
+            _say({"put_up": [end.put_up(int(line)) for end in ends]})
             carry([direction for end in ends for direction in end.directions])
     except OSError as error:
         _say({"error": str(error)})

@@ -13,7 +13,7 @@ from typing import Any
 
 from injection import child, procfs
 from injection.child import Child
-from injection.fault import Ask, Measurement, RefusedError, Undo
+from injection.fault import Ask, Context, Measurement, RefusedError, Undo
 from injection.netfilter import Flow
 from injection.procfs import Identity
 from injection.target import LiveLink
@@ -26,9 +26,8 @@ ENDING_S = 1.0
 class Packets:
     """The process, ready but without effect until `go`. Raises RefusedError with the kernel's own reason."""
 
-    def __init__(
-        self, link: LiveLink, direction: str, act: str, fate: dict[str, Any] | None = None, interface: str = ""
-    ) -> None:
+    def __init__(self, ctx: Context, direction: str, act: str, fate: dict[str, Any] | None = None, interface: str = "") -> None:
+        link, self._ctx = ctx.link(), ctx
         self._table = f"filter-{secrets.token_hex(4)}"
         self._ends = _ends(link, direction, {"act": act, "fate": fate or {}, "interface": interface})
         self._child = Child("packets")
@@ -40,8 +39,8 @@ class Packets:
         return {"means": "packets", "process": self._child.key, "table": self._table, "hosts": hosts}
 
     def go(self) -> dict[str, Any]:
-        """Put the rules up. Returns the process's own account."""
-        return {"table": self._table, **self._tell("go")}
+        """Put the rules up, behind those that stand on this link already. Returns the process's own account."""
+        return {"table": self._table, **self._tell(self._ctx.company.place(self._ctx.name))}
 
     def _tell(self, what: Any) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._child.tell(json.dumps(what)))

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,12 @@ class Site:
         """The job's folder; no path of a target leads out of it."""
         return self.folder or self.addresses.parent
 
+    def registration(self, component: str) -> Registration | None:
+        """What a component has registered, or None so far."""
+        with suppress(FileNotFoundError):
+            return Registration(**json.loads((self.registry / f"{component}.json").read_text()))
+        return None
+
     def registrations(self) -> dict[str, Registration]:
         """Who has registered so far. Files appear whole (atomic rename), so a torn one is an error."""
         found = (json.loads(path.read_text()) for path in sorted(self.registry.glob("*.json")))
@@ -95,6 +102,10 @@ class Site:
         """The name table: bind, listen, dial; `proxy` where a link's proxy does not bear the link's name."""
         table: dict[str, dict[str, Any]] = json.loads(self.addresses.read_text())
         return table
+
+    def stamp(self) -> tuple[int, ...]:
+        """Tells when anybody has registered, or the name table was written, since; two looks at inodes. 0 = not there."""
+        return tuple(_written_ns(path) for path in (self.registry, self.addresses))
 
 
 Live = LiveProcess | LiveLink | LivePath
@@ -121,11 +132,39 @@ def await_target(target: dict[str, Any], site: Site, timeout_s: float, stopped: 
         time.sleep(POLL_S)
 
 
+class Whereabouts:
+    """What a target meant at some moment, and whether it means something else by now."""
+
+    def __init__(self, target: dict[str, Any], site: Site, live: Live, stamp: tuple[int, ...]) -> None:
+        self._target, self._site, self._live, self._stamp = target, site, live, stamp
+
+    def moved(self) -> bool:
+        """Whether it is another process, or has other addresses. Whoever is gone, or half there, has not moved yet.
+
+        Free (5 us) while nobody registers; `stamp` is that of the site from before the target was looked up.
+        """
+        now = self._site.stamp()
+        if now == self._stamp:
+            return False
+        with suppress(LookupError, OSError, ValueError):
+            moved = resolve(self._target, self._site) != self._live
+            self._stamp = self._stamp if moved else now
+            return moved
+        return False
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def _process(component: str, site: Site) -> LiveProcess:
-    known = site.registrations()
-    if component not in known:
+    entry = site.registration(component)
+    if entry is None:
+        known = site.registrations()
         raise NoSuchTargetError(f"no process {component!r} has registered; registered: {_listing(known)}")
-    entry = known[component]
     who = Identity(entry.pid, entry.start_ticks)
     if entry.pid in {0, 1, os.getpid(), os.getppid()} | site.protected:
         raise ProtectedError(f"{component} is registered with pid {entry.pid}, which is protected")

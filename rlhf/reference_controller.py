@@ -37,6 +37,10 @@ class ReferenceController:
         """Nobody has to be started again with one of these."""
         return []
 
+    def leave(self, component: str) -> bool:
+        """The others can take the share of one that is left for lost."""
+        return self.group.leave(component)
+
     def renew(self, restarted: set[str]) -> None:
         """Make the engines of workers that were started again. Theirs is the initial policy, never a checkpoint."""
         if ranks := self.group.ranks_of(restarted):

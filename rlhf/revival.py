@@ -41,6 +41,7 @@ class Hand(Protocol):
 
     def lost(self) -> list[str]: ...
     def retire(self, lost: Sequence[str]) -> list[str]: ...
+    def leave(self, component: str) -> bool: ...
     def renew(self, restarted: set[str]) -> None: ...
 
 
@@ -62,6 +63,8 @@ class Revival:
         self._backoff = backoff
         self._breakers: dict[str, CircuitBreaker] = {}
         self._restarts: Counter[str] = Counter()
+        #: Those that were restarted too often and can be done without.
+        self._left: set[str] = set()
         self._metrics = RestartMetrics()
         #: What each hand has yet to make engines of; what it has made it must not make again when another one fails.
         self._unmade: list[set[str]] = [set() for _ in hands]
@@ -90,14 +93,19 @@ class Revival:
         except FrameworkError as unknown:
             raise error from unknown
         cause = error.__cause__
+        names -= self._left
         if not names and isinstance(cause, RpcError) and cause.status == 0 and error.sub_error != "NotifyEventError":
             names = {cause.component}
-        return sorted(names)
+        return sorted(names - self._left)
 
     def _restart(self, lost: list[str], cause: EngineError) -> None:
-        """Start the lost again, then those that cannot go on without them. Raises `cause` where that is refused or in vain."""
-        for component in lost:
-            self._allow(component, cause)
+        """Start the lost again, then those that cannot go on without them. Raises `cause` where that is refused or in vain.
+
+        One that is lost too often is left, where the job can do without it; then what failed is done again without it.
+        """
+        lost = [component for component in lost if self._allow(component, cause)]
+        if not lost:
+            return
         start, succeeded = time.monotonic(), False
         logger.warning("%s lost and will be restarted: %s", _are(lost), cause)
         time.sleep(max(self._wait_s(component) for component in lost))
@@ -119,8 +127,11 @@ class Revival:
         figures = {name: value for name, value in self._metrics.figures().items() if name.startswith("restart")}
         self._stats.scalar("", self._stats.step, **figures)
 
-    def _allow(self, component: str, cause: EngineError) -> None:
-        """Count a restart of a component. Raises `cause` when restarts are switched off, or were too many of late."""
+    def _allow(self, component: str, cause: EngineError) -> bool:
+        """Count a restart of a component; false where it was restarted too often of late, but the job can do without it.
+
+        Raises `cause` where it cannot, or when restarts are switched off.
+        """
         breaker = self._breakers.setdefault(component, CircuitBreaker(LIMIT, WINDOW_S, WINDOW_S))
         if not self._settings.enabled:
             raise cause
@@ -128,8 +139,12 @@ class Revival:
             logger.error(
                 "restart loop: %s was restarted %d times within %.0f s and is left for lost", component, LIMIT, WINDOW_S
             )
-            raise cause
+            if not any(hand.leave(component) for hand in self._hands):
+                raise cause
+            self._left.add(component)
+            return False
         breaker.failed()
+        return True
 
     def _wait_s(self, component: str) -> float:
         """Before this restart of a component, which is counted."""

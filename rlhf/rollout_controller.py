@@ -31,7 +31,8 @@ class RolloutController:
         self._updates: dict[int, Future[Reply]] = {}
         #: A worker was started again and has not had weights since.
         self.unfed = False
-        self._sampled: tuple[int, dict[int, Reply]] = (-1, {})
+        #: Of the last step that was sampled: whose the shares were at first, and the replies by share.
+        self._sampled: tuple[int, list[int], dict[int, Reply]] = (-1, [], {})
 
     def start(self) -> None:
         """Create the engines."""
@@ -45,6 +46,10 @@ class RolloutController:
     def retire(self, _: Sequence[str]) -> list[str]:
         """Nobody has to be started again with one of these."""
         return []
+
+    def leave(self, component: str) -> bool:
+        """The others can take the share of one that is left for lost."""
+        return self.group.leave(component)
 
     def renew(self, restarted: set[str]) -> None:
         """Make the engines of workers that were started again. They have no weights but the initial ones.
@@ -76,23 +81,27 @@ class RolloutController:
     def rollout(self, prompts: DistributedBatchMemory, step: int) -> DistributedBatchMemory:
         """Samples of all prompts. A worker that fails costs its share, or the step, as the posture says."""
         ranks = self._samplers(step)
-        shares = [share.state() for share in prompts.split(len(ranks))]
         if self._config.posture.restart:
-            replies = self._sample_missing(shares, step)
-        elif self._config.posture.partial_rollout == "abort":
+            return self._joined(self._sample_missing(prompts, step, ranks), step)
+        shares = [share.state() for share in prompts.split(len(ranks))]
+        if self._config.posture.partial_rollout == "abort":
             replies = wait_all(self._generate(shares, step, ranks))
         elif self._config.posture.partial_rollout == "exit":
             replies = [reply for reply in wait_future_ordered(self._generate(shares, step, ranks)) if reply is not None]
         else:
             replies = [reply for reply in map(self._reply_or_none, self._generate(shares, step, ranks)) if reply is not None]
+        return self._joined(replies, step)
+
+    @staticmethod
+    def _joined(replies: Sequence[Reply], step: int) -> DistributedBatchMemory:
         if not replies:
             raise InferenceEngineError("RolloutError", f"no worker returned a sample in step {step}")
         return DistributedBatchMemory.concat([DistributedBatchMemory(tensors) for _, tensors in replies])
 
     def _samplers(self, step: int) -> list[int]:
-        """Ranks that are asked: who is online, with the weights of this step; all, where the lost are started again."""
+        """Ranks that are asked: who is online, with the weights of this step; all, where whoever is lost is started again."""
         everyone = [*range(self._config.rollout_workers)]
-        if self.group.members is None or self._config.posture.restart:
+        if self.group.members is None or self.group.restarts_all:
             return everyone
         self.group.wait_for_enough()
         for rank in self.group.online():
@@ -117,22 +126,25 @@ class RolloutController:
         timeout_s = self._config.timeout_s("rollout")
         return self.group.call("generate", "RolloutError", timeout_s, shares, ranks, offline="move", step=step)
 
-    def _sample_missing(self, shares: Shares, step: int) -> list[Reply]:
-        """Replies by rank. When some fail the others' are kept, and whoever asks for the same step again gets them.
+    def _sample_missing(self, prompts: DistributedBatchMemory, step: int, ranks: Sequence[int]) -> list[Reply]:
+        """Replies by share. When some fail the others' are kept, and whoever asks for the same step again gets them.
 
-        A share that is sampled anew is what it would have been: it depends on seed, rank, step and weights alone.
+        A share that is sampled anew is what it would have been: it depends on seed, rank, step and weights alone. The shares
+        stay what they were at the first try; that of a worker which has been left for lost since goes to another.
         """
         if self._sampled[0] != step:
-            self._sampled = (step, {})
-        replies = self._sampled[1]
-        missing = [rank for rank in range(len(shares)) if rank not in replies]
-        futures = self._generate([shares[rank] for rank in missing], step, missing)
+            self._sampled = (step, [*ranks], {})
+        _, first, replies = self._sampled
+        shares = [share.state() for share in prompts.split(len(first))]
+        missing = [place for place in range(len(first)) if place not in replies]
+        asked = [first[place] if first[place] in ranks else ranks[place % len(ranks)] for place in missing]
+        futures = self._generate([shares[place] for place in missing], step, asked)
         try:
             wait_all(futures)
         finally:
-            done = {rank: future.result() for rank, future in zip(missing, futures, strict=True) if not future.exception()}
+            done = {place: future.result() for place, future in zip(missing, futures, strict=True) if not future.exception()}
             replies.update(done)
-        return [replies[rank] for rank in range(len(shares))]
+        return [replies[place] for place in range(len(first))]
 
     @staticmethod
     def _reply_or_none(future: Future[Reply]) -> Reply | None:

@@ -28,6 +28,10 @@ class Services:
         """Nobody has to be started again with one of these."""
         return []
 
+    def leave(self, _: str) -> bool:
+        """None: there is one of each."""
+        return False
+
     def renew(self, _: set[str]) -> None:
         """None of them has an engine."""
 

@@ -58,6 +58,10 @@ class TrainController:
         self._rescued = self._rescued or (self._config.shard_size == 1 and any(map(self._rescue, left)))
         return [self.group.names[rank] for rank in left]
 
+    def leave(self, _: str) -> bool:
+        """Nobody: ranks wait for one another."""
+        return False
+
     def renew(self, restarted: set[str]) -> None:
         """Make the engines of workers that were started again (all of them, then); they take up the state that is left."""
         if ranks := self.group.ranks_of(restarted):

@@ -45,6 +45,7 @@ class WorkerGroup:
         self._calls = [RpcClient(name, config, stats) for name in self.names]
         self._events = [RpcClient(name, config, stats, "event") for name in self.names] if events else []
         self._learned: dict[str, LearnedDeadline] = {}
+        self._left: set[str] = set()
         self._pool = ThreadPoolExecutor(max_workers=len(self.names), thread_name_prefix=str(role))
 
     def create_engines(self, ranks: Sequence[int] | None = None) -> None:
@@ -73,10 +74,29 @@ class WorkerGroup:
             client.unreachable = partial(members.mark_offline, client.component)
         members.when_lost(self._give_up)
 
+    def leave(self, component: str) -> bool:
+        """Start one that is offline no more: skip it, until it is heard again. False where that is not for this group to do.
+
+        Somebody must be left who is not skipped; and who is called but not known to be offline would fail every call.
+        """
+        others = set(self.names) - self._left - {component}
+        if component not in self.names or not others or self.members is None or not self.members.absence([component]):
+            return False
+        self._left.add(component)
+        logger.warning("%s is not restarted any more and is skipped until it is heard", component)
+        return True
+
+    @property
+    def restarts_all(self) -> bool:
+        """Whether whoever is lost is started again, nobody having been left for lost."""
+        return self.config.posture.restart and not self._left
+
+    def _restarts(self, rank: int) -> bool:
+        return self.config.posture.restart and self.names[rank] not in self._left
+
     def online(self) -> list[int]:
-        """Ranks of those that can be called; all, where those that cannot are started again."""
-        everyone = range(len(self.names))
-        return [rank for rank in everyone if self.config.posture.restart or not self._calls[rank].absence()]
+        """Ranks of those that can be called; those that cannot but are started again are among them."""
+        return [rank for rank in range(len(self.names)) if self._restarts(rank) or not self._calls[rank].absence()]
 
     def call(
         self,
@@ -91,13 +111,12 @@ class WorkerGroup:
     ) -> list[Future[Reply]]:
         """Begin a call of every worker, or of those of ``ranks``, each with its own share of tensors; futures in their order.
 
-        A worker that is or goes offline: "raise" its error; "skip" it, its reply is empty; "move" its share to another. Where
-        the lost are started again it is always the first, and nothing waits for them to come back by themselves.
+        A worker that is or goes offline: "raise" its error; "skip" it, its reply is empty; "move" its share to another. Of one
+        that is started again when it is lost it is always the first, and nothing waits for it to come back by itself.
         With ``grace_s`` the worker keeps its own time, and is waited for so much longer: its verdict comes first. It knows how
         long it has from its configuration; where that is learned, it is told (`within_s`).
         """
         self.wait_for_enough()
-        restart = self.config.posture.restart
         called = range(len(self.names)) if ranks is None else ranks
         given = list(shares) or [{} for _ in called]
         limit_s = self._limit_s(method, timeout_s)
@@ -105,9 +124,9 @@ class WorkerGroup:
             arguments["within_s"] = limit_s
         move = partial(self._call_or_move, called)
         how: dict[Offline, Callable[..., Reply]] = {"raise": self._timed_call, "skip": self._call_or_skip, "move": move}
-        begin, wait_s = how["raise" if restart else offline], limit_s + grace_s
+        begin = {rank: how["raise" if self._restarts(rank) else offline] for rank in called}
         return [
-            self._pool.submit(begin, rank, sub_error, method, wait_s, tensors, arguments)
+            self._pool.submit(begin[rank], rank, sub_error, method, limit_s + grace_s, tensors, arguments)
             for rank, tensors in zip(called, given, strict=True)
         ]
 
@@ -153,7 +172,7 @@ class WorkerGroup:
 
     def wait_for_enough(self) -> None:
         """Begin nothing while too few are online, unless the lost are started again. Raises FrameworkError at a bound."""
-        if self.members is not None and not self.config.posture.restart:
+        if self.members is not None and not self.restarts_all:
             self.members.wait_for_enough()
 
     def _awaited(self, component: str) -> list[str]:
@@ -181,14 +200,15 @@ class WorkerGroup:
 
     def notify(self, event: str, global_step: int, ranks: Sequence[int] | None = None) -> bool:
         """Tell all who are online of an event; whether all have heard. A failure is a warning or raised, by posture."""
-        told = [self._events[rank] for rank in (self.online() if ranks is None else ranks)]
-        futures = [self._pool.submit(self._guard, "NotifyEventError", client.notify, event, global_step) for client in told]
+        asked = self.online() if ranks is None else ranks
+        notify = [self._events[rank].notify for rank in asked]
+        futures = [self._pool.submit(self._guard, "NotifyEventError", tell, event, global_step) for tell in notify]
         heard = True
-        for future in futures:
+        for rank, future in zip(asked, futures, strict=True):
             try:
                 future.result()
             except EngineError as error:
-                if is_offline(error) and not self.config.posture.restart:
+                if is_offline(error) and not self._restarts(rank):
                     continue
                 if self.config.posture.on_notify_failure == "raise":
                     raise

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from injection.fault import Ask, Context, Measurement, RefusedError, Undo
+from injection.lost import Watched
 from injection.memory.address_space import AddressSpace
 from injection.memory.device import Device
 from injection.memory.group import OwnGroup
@@ -68,6 +69,11 @@ class MemoryPressure:
         """As the way does."""
         found: Measurement = self._ways[0][1].verify()
         return found
+
+    def lost(self) -> str:
+        """As the way says, where it watches."""
+        way = self._ways[0][1]
+        return way.lost() if isinstance(way, Watched) else ""
 
     @staticmethod
     def revert(undo: Undo) -> None:

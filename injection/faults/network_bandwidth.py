@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from injection import link_hand, link_proof
+from injection.company import Treatment
 from injection.fault import Context, Measurement, Undo
 from injection.link_hand import LinkHand
 from injection.link_proof import Direction, Interface
@@ -72,18 +73,27 @@ class NetworkBandwidth:
         """Put them up and read them back."""
         return self._hand.go()
 
+    def does(self) -> dict[str, Treatment]:
+        """Narrow, each way."""
+        return dict.fromkeys(link_proof.ways(self._params.direction), Treatment(rate_bytes_per_s=self._params.rate_bytes_per_s))
+
     def verify(self) -> Measurement:
         """Another process measures, by the kernel's counters of the link's TCP connections."""
-        if self._ctx.backend == "proxy":
-            return self._requests()
+        return link_proof.steadily(self._ctx, self._requests if self._ctx.backend == "proxy" else self._counters)
+
+    def _counters(self) -> Measurement:
         each = [self._acknowledged(way) for way in link_proof.ways(self._params.direction)]
         measured = {f"{one.probe}: {name}": value for one in each for name, value in one.measured.items()}
         ok = all(one.ok for one in each)
         return each[0] if len(each) == 1 else Measurement(ok=ok, probe="TCP counters of the link", measured=measured)
 
     def _acknowledged(self, way: str) -> Measurement:
-        """Bytes acknowledged to the sender. Where nothing flows: say so, and show at least the queue where the link leaves."""
-        link, asked = self._link, self._params.rate_bytes_per_s
+        """Bytes acknowledged to the sender. Where nothing flows: say so, and show at least the queue where the link leaves.
+
+        One that was applied later on the same link is what counts: then that is measured, and this one stands behind it.
+        """
+        later = self._ctx.company.later(self._ctx.name, self._link, way).rate_bytes_per_s
+        link, asked = self._link, later or self._params.rate_bytes_per_s
         forward = way == "forward"
         host = link.src_host if forward else link.dst_host
         ends = (link.src_address, link.dst_address) if forward else (link.dst_address, link.src_address)
@@ -92,6 +102,8 @@ class NetworkBandwidth:
         measured = {**found, "asked_rate_bytes_per_s": asked}
         if found["seen"]:
             slow = found["rate_bytes_per_s"] <= TOLERANCE * asked
+            if later:
+                return link_proof.judged(self._ctx, self.undo, {way: (slow, True, measured)}, "TCP counters of the link")
             return Measurement(ok=slow, probe="TCP counters of the link", measured=measured)
         name = self._params.interface or ("lo" if link.src_host == link.dst_host else "eth0")
         queue = self._ctx.ask("host_queue", {"host": host, "device": name})

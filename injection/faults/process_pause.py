@@ -35,6 +35,7 @@ class ProcessPause:
         self._params = params
         self._target = ctx.process()
         self._pidfd = -1
+        self._ran_s = -1.0
 
     def arm(self) -> None:
         """Hold the process by a descriptor."""
@@ -60,6 +61,17 @@ class ProcessPause:
         found = self._ctx.ask("process_state", {**self.undo(), "window_s": WATCH_S})
         still = found["alive"] and found["states"] == "T" and found["cpu_s"] <= 1 / procfs.TICKS_PER_S
         return Measurement(ok=still, probe="process state and CPU time", measured=found)
+
+    def lost(self) -> str:
+        """Whether it goes on, or has been on a core since it was first looked at, however briefly: who stands still is not."""
+        who = self._target.who
+        state, ran_s = _state(who), procfs.thread_cpu_s(who.pid)
+        if not who.alive():
+            return ""
+        self._ran_s = ran_s if self._ran_s < 0 else self._ran_s
+        return (
+            "" if state == "T" and ran_s == self._ran_s else f"somebody else woke {self._target.component} (process {who.pid})"
+        )
 
     @staticmethod
     def revert(undo: Undo) -> None:

@@ -87,6 +87,18 @@ class OwnGroup:
             ok=killed or (found["inside"] and held), probe="memory of the group", measured={**found, "asked_bytes": asked}
         )
 
+    def lost(self) -> str:
+        """Whether the target lives with more room than was asked: the ballast is gone, or it is in another group."""
+        assert self._ballast is not None
+        assert self._group is not None
+        there = self._target.who.pid in self._group.pids()
+        if not self._target.who.alive():
+            return ""
+        if not there:
+            return f"somebody else took {self._target.component} out of its memory group"
+        gone = self._pressure.ballast_bytes and not self._ballast.who.alive()
+        return f"what filled its memory group (process {self._ballast.who.pid}) ended" if gone else ""
+
     @staticmethod
     def revert(undo: Undo) -> None:
         """End the ballast, move the target back, remove the group."""

@@ -190,23 +190,38 @@ COMPONENTS = {"metaserver": "control", "train0": "trainers", "train1": "trainers
 class Cluster:
     """A virtual cluster in which train0 and train1 send to the metaserver for all they are worth."""
 
-    def __init__(self, folder: Path, fault: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, *faults: dict[str, Any]) -> None:
         self.place = open_place("virtual-cluster", COMPONENTS)
-        self.lab = Lab(folder, [fault], place="virtual-cluster")
+        self.lab = Lab(folder, list(faults), place="virtual-cluster")
         address = self.place.component_address
         sink = address("metaserver")
         self._start("control", "sink", "-c", SINK, sink)
         wait_until(lambda: "up" in (folder / "sink.log").read_text(), "the sink listens")
         names: dict[str, Any] = {"host": {"metaserver": "control"}, "bind": {}, "listen": {}, "dial": {}}
         for name in ("train0", "train1"):
-            sender = self._start("trainers", name, "-c", SENDER, address(name), sink)
             names["bind"][name] = address(name)
             names["dial"][f"{name}>metaserver:weights"] = f"{sink}:8080"
-            self._register(name, sender.pid)
-        (folder / "addresses.json").write_text(json.dumps(names))
+            self.start_sender(name)
+        self.tell_names(names)
         (folder / "spec.json").write_text(json.dumps(self.lab.spec))
         self.injector = self._start("", "injector", "-m", "injection.injector", str(folder / "spec.json"))
-        wait_until(lambda: self.lab.history_path.exists() and bool(self.lab.history("armed")), "armed", 60)
+        self.await_armed(len(faults))
+
+    def await_armed(self, times: int) -> None:
+        wait_until(lambda: self.lab.history_path.exists() and len(self.lab.history("armed")) >= times, "armed", 60)
+
+    def tell_names(self, names: dict[str, Any]) -> None:
+        """The name table, whole or not at all."""
+        self.names, fresh = names, self.lab.folder / "fresh.json"
+        fresh.write_text(json.dumps(names))
+        fresh.rename(self.lab.folder / "addresses.json")
+
+    def start_sender(self, name: str) -> Any:
+        """Start it, and have it registered."""
+        address = self.place.component_address
+        sender = self._start("trainers", name, "-c", SENDER, address(name), address("metaserver"))
+        self._register(name, sender.pid)
+        return sender
 
     def start_watchdog(self) -> Any:
         arguments = ["--journal", str(self.lab.journal), "--run", "r1", "--watch", str(self.injector.pid), "--lease", "1.0"]

@@ -55,7 +55,8 @@ class Victim:
 
     @property
     def state(self) -> str:
-        return procfs.read_stat(self.who.pid).state
+        stat = procfs.read_stat(self.who.pid)
+        return stat.state if stat else ""
 
     def allocate(self) -> str:
         self.process.stdin.write("more\n")

@@ -101,6 +101,26 @@ def test_a_silent_rollout_worker_is_offline_skipped_and_taken_back(job_folder: C
     assert max(folder.stats("controller", "heartbeat/missed_count")) >= 2
 
 
+def test_who_is_well_but_cannot_be_heard_is_left_and_skipped(job_folder: Callable[[JobConfig], JobFolder]) -> None:
+    """With restarts besides: one whose beats never arrive is restarted three times, then skipped as without restarts; every
+    step goes on whole, by the other, which is not restarted for it."""
+    posture = Posture(heartbeats=True, restart=True, partial_rollout="abort")
+    config = JobConfig(**SMALL, steps=150, posture=posture, time_scale=30.0)
+    folder = job_folder(config)
+    table = json.loads((folder.path / "addresses.json").read_text())
+    table["dial"]["rollout1>controller:beat"] = "127.0.0.1:1"
+    (folder.path / "addresses.json").write_text(json.dumps(table))
+    folder.start("rlhf.scheduler")
+    assert _finish(folder, folder.start("rlhf.job")) == 0, folder.log("controller")
+    [loop] = _said(folder, "ERROR")
+    assert loop.startswith("restart loop: rollout1 was restarted 3 times")
+    warnings = _said(folder, "WARNING")
+    assert sum("rollout1 is lost and will be restarted" in line for line in warnings) == 3
+    assert sum("will be restarted" in line for line in warnings) == 3
+    assert "rollout1 is not restarted any more and is skipped until it is heard" in warnings
+    assert folder.stats("controller", "batch_samples") == [16.0] * config.steps
+
+
 def test_without_heartbeats_the_whole_time_out_is_waited(job_folder: Callable[[JobConfig], JobFolder]) -> None:
     """The same worker stopped in the legacy posture: nobody listens for beats, and the rollout's time-out passes first."""
     config = JobConfig(**SMALL, steps=60, timeouts=Timeouts(rollout=1800.0))

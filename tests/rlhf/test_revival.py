@@ -25,6 +25,7 @@ class Job:
 
     def __init__(self, *gone: str):
         self.gone, self.done = set(gone), list[str]()
+        self.spare = set[str]()
         self.fail: Callable[[str], None] = lambda _: None
 
     def ended(self) -> list[str]:
@@ -40,6 +41,9 @@ class Job:
 
     def retire(self, lost: Sequence[str]) -> list[str]:
         return ["train1"] if "train0" in lost else []
+
+    def leave(self, component: str) -> bool:
+        return component in self.spare
 
     def renew(self, restarted: set[str]) -> None:
         if restarted:
@@ -141,6 +145,33 @@ def test_a_restart_loop_ends(
     lines = map(json.loads, (tmp_path / "controller.jsonl").read_text().splitlines())
     counts = [line["value"] for line in lines if line["metric"] == "restarts_succeeded_count"]
     assert counts == [0.0, 1.0, 2.0, 3.0, 4.0], "none is a figure, too"
+
+
+def test_who_is_lost_too_often_is_left_where_the_job_can_do_without(
+    stats: StatsTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After three restarts a spare worker is started no more and the act goes on; its own errors are final from then on, while
+    others are still started again."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    job, losses = Job(), iter(["rollout1"] * (LIMIT + 1))
+    job.spare = {"rollout1"}
+    watch = revival(job, stats)
+
+    def act() -> str:
+        for name in losses:
+            job.lose(name)
+        return "done"
+
+    assert watch.survive(act) == "done"
+    assert job.done.count("restart rollout1") == LIMIT
+    tries = iter([lambda: job.lose("rollout0"), lambda: "done"])
+    assert watch.survive(lambda: next(tries)()) == "done"
+    assert job.done[-2:] == ["restart rollout0", "renew rollout0"], "who was left is still away, and not started with it"
+    own = InferenceEngineError("RolloutError", "rollout1: Request timeout")
+    own.__cause__ = RpcError("rollout1", "generate", "Request timeout after 5.0s")
+    with pytest.raises(InferenceEngineError) as caught:
+        watch.survive(lambda: job.lose(cause=own))
+    assert caught.value is own
 
 
 def test_switched_off_by_the_environment_and_in_vain(stats: StatsTracker) -> None:

@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
+from rlhf.batch import DistributedBatchMemory
 from rlhf.config import JobConfig, Posture
 from rlhf.controller import Controller
 from rlhf.errors import InferenceEngineError, TrainEngineError
+from rlhf.prompts import sample_prompts
+from rlhf.rollout_controller import RolloutController
 from rlhf.stats import StatsTracker
 from rlhf.worker_group import WorkerGroup, wait_all, wait_causes, wait_future_ordered
 from storage.records import Role
+from tests.rlhf.job_folder import JobFolder
 
 
 def _ended(*outcomes: Any) -> list[Future[Any]]:
@@ -42,6 +46,35 @@ def test_wait_future_ordered_ends_the_process_and_does_not_raise(
         signal.signal(signal.SIGTERM, before)
     assert (results, heard) == ([1, None, 3], [signal.SIGTERM])
     assert caplog.messages == ["Exception caught when waiting for future: InferenceEngineError: RolloutError: gone"]
+
+
+def test_a_left_workers_share_goes_to_another_and_what_was_sampled_is_kept(
+    monkeypatch: pytest.MonkeyPatch, job_folder: Callable[[JobConfig], JobFolder]
+) -> None:
+    """Three ranks, one fails; it is left for lost: its share alone is asked again, of another; shares keep their order."""
+    config = JobConfig(rollout_workers=3, posture=Posture(restart=True, heartbeats=True, partial_rollout="abort"))
+    folder = job_folder(config)
+    prompts = sample_prompts(config, 5)
+    shares, asked, ranks = prompts.split(3), [], [[0, 1, 2], [0, 2]]
+    with StatsTracker(folder.path / "stats" / "controller.jsonl", "controller") as stats:
+        hand = RolloutController(config, stats)
+
+        def generate(given: list[dict[str, Any]], step: int, to: list[int]) -> list[Future[Any]]:
+            asked.append(to)
+            return _ended(
+                *(
+                    InferenceEngineError("RolloutError", "gone") if rank == 1 else ({}, share)
+                    for rank, share in zip(to, given, strict=True)
+                )
+            )
+
+        monkeypatch.setattr(hand, "_generate", generate)
+        monkeypatch.setattr(hand, "_samplers", lambda _: ranks[len(asked)])
+        with pytest.raises(InferenceEngineError):
+            hand.rollout(prompts, 5)
+        whole = hand.rollout(prompts, 5)
+    assert asked == [[0, 1, 2], [2]]
+    assert whole["prompt_ids"].tolist() == DistributedBatchMemory.concat(shares)["prompt_ids"].tolist()
 
 
 def test_wait_all_raises_after_all_have_ended(caplog: pytest.LogCaptureFixture) -> None:
