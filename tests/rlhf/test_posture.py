@@ -36,7 +36,7 @@ def test_postures_survive_json(tmp_path: Path) -> None:
     JobConfig(posture=HARDENED).save(tmp_path / "config.json")
     assert load_config(tmp_path / "config.json").posture == HARDENED
     same = [f.name for f in fields(Posture) if getattr(HARDENED, f.name) == getattr(Posture(), f.name)]
-    assert same == ["metaserver"], "where it is, is no mechanism"
+    assert same == ["on_reward_failure", "metaserver"], "neither makes rewards up; where the store is, is no mechanism"
     for bad, told in (
         ({"retry": "often"}, "posture retry is 'often'; allowed: trainer, hasty, patient, grpc_send, backoff"),
         ({"first_cause": "yes"}, "posture first_cause is 'yes'; allowed: true, false"),
