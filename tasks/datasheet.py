@@ -28,7 +28,8 @@ PAGE = """# Datasheet
 machine), each a run of minutes. In about {quiet} of them nothing was done to the job, in about {decoy} something harmless was
 (a decoy: the right answer is that nothing is wrong). In the others one fault, or a composition, was put into force at a
 drawn step, stage and worker, was proven by a probe of its own to have taken effect and to be gone again, and mattered to the
-job: errors, steps not done, or a step of more than {slow:g} times the longest of the healthy runs.
+job: errors, steps not done, or without a word a step of more than {slow:g} times the longest of the healthy runs, weights
+older than any of theirs, or next to no reward.
 
 **Task.** Say whether something is wrong and, if so, its root: component, stage and kind, from the vocabularies in
 `manifest.json`.
