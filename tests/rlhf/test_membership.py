@@ -39,7 +39,7 @@ STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) (\w+) \w+: (.*)$",
 
 
 def _finish(folder: JobFolder, job: subprocess.Popen[bytes]) -> int:
-    code = job.wait(200)
+    code = job.wait(280)
     folder.processes["rlhf.scheduler"].terminate()
     assert folder.processes["rlhf.scheduler"].wait(60) == 0, folder.log("scheduler")
     assert folder.living() == []
@@ -105,7 +105,7 @@ def test_who_is_well_but_cannot_be_heard_is_left_and_skipped(job_folder: Callabl
     """With restarts besides: one whose beats never arrive is restarted three times, then skipped as without restarts; every
     step goes on whole, by the other, which is not restarted for it."""
     posture = Posture(heartbeats=True, restart=True, partial_rollout="abort")
-    config = JobConfig(**SMALL, steps=150, posture=posture, time_scale=30.0)
+    config = JobConfig(**SMALL, steps=600, posture=posture, time_scale=30.0)
     folder = job_folder(config)
     table = json.loads((folder.path / "addresses.json").read_text())
     table["dial"]["rollout1>controller:beat"] = "127.0.0.1:1"

@@ -38,7 +38,7 @@ def without_effect(plan: dict[str, Any]) -> dict[str, Any]:
     changed = ("kind", "params", "may_expire")
     faults = [{key: value for key, value in fault.items() if key not in changed} for fault in plan["faults"]]
     job = {key: value for key, value in plan["job"].items() if key != "posture"}
-    return {**plan, "job": job, "faults": faults, "arm": "", "posture": "", "expected": {}}
+    return {**plan, "job": job, "faults": faults, "arm": "", "posture": "", "decoy": False, "expected": {}}
 
 
 @settings(max_examples=25, deadline=None)
