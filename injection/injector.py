@@ -106,12 +106,14 @@ class Injector:
         self._listener.start()
 
     def hear(self, event: StageEvent, arrived: float) -> float:
-        """An announcement: every hand acts on it; a point of any of them is held equally long, whatever was done there."""
-        points = self._tell(event, arrived)
-        for hand, doing in points:
+        """An announcement: every hand acts on it, and it is answered as late as any other.
+
+        Were only the points of faults held, the longest pause at a stage's edge would tell where they are.
+        """
+        for hand, doing in self._tell(event, arrived):
             hand.wait(doing)
         self._history.event(event)
-        return arrived + self._spec.barrier_hold_s if points else 0.0
+        return arrived + self._spec.barrier_hold_s
 
     def read(self, reading: Reading) -> None:
         """A figure that the job told: what it sets off is done beside the job, which is not held for it."""

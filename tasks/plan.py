@@ -25,8 +25,6 @@ from telemetry.spec import SOURCES
 
 SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 
-#: Every arm, also the control, holds the barrier this long after the event arrived: the pause tells nothing.
-BARRIER_HOLD_S = 0.05
 #: A fault outlives its injector by at most this long, plus the watchdog's own few seconds.
 LEASE_S = 5.0
 
@@ -122,7 +120,7 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
         "seed": seed,
         "place": where,
         "job": asdict(job),
-        "barrier_hold_s": BARRIER_HOLD_S,
+        "barrier_hold_s": size.hold_s,
         "lease_s": LEASE_S,
         "observe_timeout_s": observe_timeout_s(job),
         "warmup_steps": size.warmup_steps,

@@ -11,7 +11,11 @@ SOURCES = ("links", "disk", "groups", "nfs", "sync", "gpu", "kernel", "arena")
 
 @dataclass(frozen=True)
 class Profile:
-    """One size. `job` overrides JobConfig; `warmup_steps` are left out of every statistic."""
+    """One size. `job` overrides JobConfig; `warmup_steps` are left out of every statistic.
+
+    Every announcement of a stage is answered `hold_s` after it was made, in every arm: faults are put in force meanwhile, and
+    the pauses are the same whether and wherever there is one.
+    """
 
     name: str
     job: dict[str, Any]
@@ -22,6 +26,7 @@ class Profile:
     meaning: str
     sources: tuple[str, ...] = SOURCES
     sample_hz: float = 4.0
+    hold_s: float = 0.05
 
 
 #: The five of the experiment plan, each in all its arms.
@@ -39,6 +44,18 @@ PROFILES: dict[str, Profile] = {
             repeats=1,
             scenarios=CATALOGUE_A,
             meaning="the first command and CI: minutes on two cores",
+            hold_s=0.02,
+        ),
+        Profile(
+            "sealed",
+            {"time_scale": 360.0, "train_workers": 2, "rollout_workers": 2, "steps": 12},
+            warmup_steps=2,
+            baselines=3,
+            repeats=1,
+            scenarios=CATALOGUE_A,
+            meaning="published sets: as smoke, with stages that last for two samples and more",
+            sample_hz=10.0,
+            hold_s=0.1,
         ),
         Profile(
             "nightly",
