@@ -1,7 +1,9 @@
 """The sweep: every fault kind in every stage on whom it concerns there, as scenarios that are generated and not written.
 
 A cell is `sweep-<kind>-<stage>-<role or link>`, a scenario like any other. There is one magnitude a kind, big enough to matter
-where somebody waits; whether it mattered is seen in the run and not promised here. What is no cell has its reason (`left_out`).
+where somebody waits; whether it mattered is seen in the run and not promised here. Nor is it so big that nobody could tell it
+from another kind: a delay longer than its caller's patience, or a loss that nothing survives, is a cut to whoever looks on.
+What is no cell has its reason (`left_out`).
 """
 
 from __future__ import annotations
@@ -132,9 +134,9 @@ class SweepCell:
         told: dict[FaultKind, dict[str, Any]] = {
             FaultKind.CPU_CONTENTION: {"share_percent": 95},
             FaultKind.MEMORY_PRESSURE: {"headroom_mib": 1},
-            FaultKind.NETWORK_DELAY: {"delay_ms": f"1.3 x {timeout}"},
+            FaultKind.NETWORK_DELAY: {"delay_ms": f"0.6 x {timeout}"},
             FaultKind.NETWORK_BANDWIDTH: {"rate_bytes_per_s": f"shard_bytes / (6 x {timeout})", "direction": "both"},
-            FaultKind.NETWORK_LOSS: {"loss_ratio": 0.6, "direction": "both"},
+            FaultKind.NETWORK_LOSS: {"loss_ratio": 0.6},
             FaultKind.DISK_FILL: {"percent": 99.9},
             FaultKind.IO_CONTENTION: {"how": "hang"},
             FaultKind.FILE_CORRUPTION: {"how": "truncate", "at_percent": 60},

@@ -38,7 +38,7 @@ class Wanted:
     seed: int
     cases: int
     scenarios: tuple[str, ...]
-    profile: str = "smoke"
+    profile: str = "sealed"
     first_seed: int = 500
     seeds: int = 7
     held_out_from: int = 505

@@ -25,7 +25,7 @@ def benchmark() -> None:
 @click.option("--sweep", is_flag=True, help="And every cell of the sweep (benchmark cells).")
 @click.option("--arm", "arms", multiple=True, help="These alone, and their controls; may be given often.  [default: all]")
 @click.option("--held-out", "held_out", multiple=True, help="A scenario that is never in the development split.")
-@click.option("--profile", default="smoke", show_default=True, help="How large: smoke, nightly.")
+@click.option("--profile", default="sealed", show_default=True, help="How large: smoke, nightly, sealed.")
 @click.option("--first-seed", type=int, default=500, show_default=True, help="Seeds of the runs count from here.")
 @click.option(
     "--seeds",

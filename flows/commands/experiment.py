@@ -14,7 +14,7 @@ from flows.printing import as_json, print_json, print_table
 @click.argument("scenario")
 @click.option("--arm", default="legacy", show_default=True, help="control, or a posture that the scenario lists as an arm.")
 @click.option("--seed", type=int, default=17, show_default=True, help="Fixes every draw.")
-@click.option("--profile", default="smoke", show_default=True, help="How large: smoke, nightly.")
+@click.option("--profile", default="smoke", show_default=True, help="How large: smoke, nightly, sealed.")
 @click.option("--place", type=click.Choice(["virtual-cluster", "plain-host"]), help="Where the job runs.")
 @click.option("--workload", type=click.Choice(["grpo", "sft"]), help="The job under test.  [default: the scenario's]")
 @as_json

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--profile", default="smoke", show_default=True, help="How large: smoke, nightly.")
+@click.option("--profile", default="smoke", show_default=True, help="How large: smoke, nightly, sealed.")
 @click.option("--seed", type=int, default=17, show_default=True, help="Fixes every draw.")
 @click.option("--repeats", type=click.IntRange(min=0), help="Runs of each scenario and arm.  [default: the profile's]")
 @click.option("--baselines", type=click.IntRange(min=0), help="Healthy runs.  [default: the profile's]")

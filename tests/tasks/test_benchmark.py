@@ -100,11 +100,11 @@ def stored(arm: str, seed: int, valid: bool = True, effect: bool = True) -> RunP
         failed = {"what": "event", "component": "controller", "step": 0, "stage": "train", "phase": "error", "wall_s": 9.0}
         with paths.history.open("a") as history:
             history.write(json.dumps({**failed, "mono_s": 9.0, "attrs": {"error": "it broke"}}) + "\n")
-    paths.plan.write_text(json.dumps(load_plan(paths) | {"arm": arm, "profile": "smoke"}))
+    paths.plan.write_text(json.dumps(load_plan(paths) | {"arm": arm, "profile": "sealed"}))
     if not valid:
         paths.history.write_text("")
     paths.table("logs").mkdir()
-    start_manifest(paths, profile="smoke", workload="grpo", posture="legacy", place="plain-host")
+    start_manifest(paths, profile="sealed", workload="grpo", posture="legacy", place="plain-host")
     end_manifest(paths, RunState.COMPLETED)
     return paths
 
