@@ -193,6 +193,7 @@ def _start_sampler(experiment: Experiment) -> None:
         "out": str(paths.table("metrics")),
         "hz": experiment.plan["sample_hz"],
         "sources": experiment.plan["sources"],
+        "sync_every_s": experiment.plan.get("sync_every_s", 10.0),
         "addresses": str(paths.addresses),
         "folders": [str(paths.job), str(paths.recover)],
         "checkpoints": str(paths.recover),

@@ -128,6 +128,7 @@ def make_plan(scenario: Scenario, arm: str, seed: int, profile_name: str = "smok
         "names": scenario.by_name,
         "sources": list(size.sources if scenario.sources is None else scenario.sources),
         "sample_hz": scenario.sample_hz or size.sample_hz,
+        "sync_every_s": size.sync_every_s,
         "faults": faults,
         "expected": resolve_expected(scenario, faults, arm),
     }

@@ -26,6 +26,7 @@ class Profile:
     meaning: str
     sources: tuple[str, ...] = SOURCES
     sample_hz: float = 4.0
+    sync_every_s: float = 10.0
     hold_s: float = 0.05
 
 
@@ -55,6 +56,7 @@ PROFILES: dict[str, Profile] = {
             scenarios=CATALOGUE_A,
             meaning="published sets: as smoke, with stages that last for two samples and more",
             sample_hz=10.0,
+            sync_every_s=0.2,
             hold_s=0.1,
         ),
         Profile(

@@ -30,7 +30,7 @@ SOURCES: dict[str, Callable[[SamplerSpec], Source]] = {
     "disk": lambda spec: DiskSource(spec.folders),
     "groups": lambda _: GroupSource(),
     "nfs": lambda _: NfsSource(),
-    "sync": lambda spec: SyncSource(spec.checkpoints, spec.slow_every_s),
+    "sync": lambda spec: SyncSource(spec.checkpoints, spec.sync_every_s),
     "clock": lambda spec: ClockSource(spec.clocks, spec.slow_every_s),
     "ray": lambda spec: RayNodeSource(spec.ray, spec.slow_every_s),
     "gpu": lambda _: GpuSource(),
@@ -47,13 +47,14 @@ class SamplerSpec:
     Processes, hosts and their networks always; of `SOURCES` those that are named. ``addresses`` is the name table, for the
     links; ``folders`` are those of whose disks is told, ``checkpoints`` the one whose disk is written to; ``clocks`` are the
     hosts whose clocks are asked, and where; ``ray`` folder and address of the node of Ray on each host. ``slow_every_s`` is
-    the beat of what is dear to look at.
+    the beat of what is dear to look at, ``sync_every_s`` that of the writes to the disk with the checkpoints.
     """
 
     registry: Path
     out: Path
     hz: float = 2.0
     slow_every_s: float = 10.0
+    sync_every_s: float = 10.0
     stop: Path | None = None
     sources: tuple[str, ...] = ()
     addresses: Path = Path("addresses.json")
