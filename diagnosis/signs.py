@@ -71,7 +71,8 @@ def fused(signs: list[Sign]) -> list[Sign]:
     """The signs with what all of them about one process or link tell of when: well until, in trouble from."""
     groups: dict[tuple[str, str], list[Sign]] = defaultdict(list)
     for sign in signs:
-        if sign.signal in TIMED and not sign.stage:
+        # What came late over a link was late on its way: of when, that tells as much as the link's own figures.
+        if (sign.signal in TIMED and not sign.stage) or (sign.signal == "slowness" and sign.peer):
             groups[sign.component, sign.peer].append(sign)
     times = {who: min(sign.time_s for sign in group) for who, group in groups.items()}
     since = {who: max((s.since_s for s in group if s.since_s < times[who]), default=0.0) for who, group in groups.items()}
@@ -89,13 +90,16 @@ def placed(sign: Sign, story: Story) -> Sign:
         return sign
     stages = stages_of(sign, story)
     worker = sign.peer if sign.component == story.controller else sign.component
-    if sign.signal in ENDS and story.at(sign.time_s)[0] == "rollout" and story.sampling(worker, sign.time_s):
+    struck_then = sign.signal in ENDS or (sign.signal == "words" and sign.peer)
+    if struck_then and story.at(sign.time_s)[0] == "rollout" and story.sampling(worker, sign.time_s):
         return replace(sign, stage="reward")
     if sign.peer:
         # A link is tried only where it has something to carry: what shows later began there.
         stage = story.struck(sign.since_s, sign.time_s, stages)
         return replace(sign, stage=stage if stage in stages else story.last_of(stages, sign.time_s) or stage)
-    return replace(sign, stage=story.struck(max(sign.since_s, last_word(story, sign)), sign.time_s, stages))
+    # A line of a process shows that it was well; it says nothing of a disk.
+    well_s = sign.since_s if sign.signal == "disk" and sign.since_s else max(sign.since_s, last_word(story, sign))
+    return replace(sign, stage=story.struck(well_s, sign.time_s, stages))
 
 
 def stages_of(sign: Sign, story: Story) -> tuple[str, ...]:

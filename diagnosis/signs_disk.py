@@ -63,12 +63,18 @@ def full(gauges: Gauges, writer: str) -> Iterator[Sign]:
 
 def slow(gauges: Gauges, writer: str) -> Iterator[Sign]:
     """What is written does not become durable, or takes many times as long as otherwise."""
-    for metric in ("disk_fsync_waiting_s", "disk_fsync_s", "disk_write_latency_s"):
+    for name, series in gauges.of("disk_fsync_waiting_s").items():
+        waits = next((sample for sample in series if value(sample) > SLOW_S), None)
+        if waits:
+            begun_s = waits.time_s - value(waits)
+            answered = [sample.time_s for sample in gauges.one("disk_fsync_s", name) if sample.time_s <= begun_s]
+            why = f"the disk of {name} was slow: a small write waited for more than {SLOW_S} s"
+            since_s = max(answered, default=0.0)
+            yield Sign("disk", writer, ("io-contention", "disk-fill"), SEEN, begun_s, why, since_s=since_s)
+    for metric in ("disk_fsync_s", "disk_write_latency_s"):
         for name, series in gauges.of(metric).items():
             bound = max(SLOW_S, SLOW_TIMES * typical([value(sample) for sample in series if value(sample) > 0][:1]))
-            bound = SLOW_S if metric == "disk_fsync_waiting_s" else bound
             found = first(series, lambda sample, bound=bound: value(sample) > bound)  # type: ignore[misc]
             if found:
                 why = f"the disk of {name} was slow: {metric} above {bound:.2g}"
-                time_s = found[1] - (bound if metric == "disk_fsync_waiting_s" else 0.0)
-                yield Sign("disk", writer, ("io-contention", "disk-fill"), SEEN, time_s, why, since_s=min(found[0], time_s))
+                yield Sign("disk", writer, ("io-contention", "disk-fill"), SEEN, found[1], why, since_s=found[0])

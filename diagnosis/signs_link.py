@@ -66,6 +66,11 @@ class Beat:
         return self.resent > 0 or self.dialling > 0
 
     @property
+    def carries(self) -> bool:
+        """Something arrived, and nothing had to be sent again: an idle link says nothing of itself."""
+        return (self.acked > 0 or self.received > 0) and not self.lost
+
+    @property
     def stuck(self) -> bool:
         """Something is under way and nothing arrives."""
         return (self.queue > 0 or self.dialling > 0) and self.acked == 0
@@ -82,7 +87,7 @@ def links(gauges: Gauges, story: Story) -> Iterator[Sign]:
         what, bad = judged(beats, trickle(beats, long_s), gauges, usual_s, story.ending_s)
         if what and {src, dst} <= story.vocabulary.roles.keys():
             time_s = min(beat.time_s for beat in bad)
-            before_s = [beat.time_s for beat in beats if beat.time_s < time_s and gauges.fine]
+            before_s = [beat.time_s for beat in beats if beat.time_s < time_s and beat.carries and gauges.fine]
             sure = SEEN + 0.5 if len(bad) >= SURE else STRONG + 0.5
             since_s = before_s[-1] if before_s else 0.0
             what = mended(what, beats, story, src, dst)

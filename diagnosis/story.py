@@ -158,15 +158,16 @@ class Story:
 
     def entered(self, since_s: float, time_s: float) -> list[str]:
         """The stages entered between two moments, long enough before the second to matter; else the one in force then."""
-        between = [opening for opening in self.openings if since_s < opening.entry_s <= time_s] if since_s else []
+        # The one before was over at `entry_s`; somewhere from then on until the first line of this one it was entered.
+        between = [one for one in self.openings if since_s < one.time_s and one.entry_s <= time_s] if since_s else []
         settled = [opening for opening in between if opening.entry_s <= time_s - TAKES_HOLD_S]
         entered = [opening.stage for opening in settled or between] or [self.at(time_s)[0]]
         return [*entered, "cleanup"] if 0 < since_s < self.ending_s <= time_s else entered
 
     def sampling(self, who: str, time_s: float) -> bool:
-        """Whether a rollout worker had heard that sampling begins, and had not come to its end."""
+        """Whether a rollout worker had begun to sample in this step, and was not told yet that it is over."""
         heard = [work for work in self.works if work.component == who and work.end_s < time_s + TAKES_HOLD_S]
-        return bool(heard) and heard[-1].what == "rollout_start" and heard[-1].step == self.at(time_s)[1]
+        return bool(heard) and heard[-1].what in ("rollout_start", "generate") and heard[-1].step == self.at(time_s)[1]
 
     def last_of(self, stages: tuple[str, ...], time_s: float) -> str:
         """The last of these stages that was entered by then; empty when none was."""

@@ -31,10 +31,10 @@ PROCESSES: dict[Stage, tuple[Role, Role]] = {
     Stage.TRAIN: (Role.TRAIN, Role.REFERENCE),
     Stage.CHECKPOINT: (Role.TRAIN, Role.ROLLOUT),
 }
-#: Which links carry something in a stage.
+#: Which links carry something in a stage. Scores travel while sampling goes on, but that is the stage `reward`.
 LINKS: dict[Stage, tuple[tuple[Role, Role, str], ...]] = {
     Stage.WEIGHTS_UPDATE: ((Role.TRAIN, Role.METASERVER, "weights"), (Role.ROLLOUT, Role.METASERVER, "weights")),
-    Stage.ROLLOUT: ((Role.CONTROLLER, Role.ROLLOUT, "rpc"), (Role.ROLLOUT, Role.REWARD, "reward")),
+    Stage.ROLLOUT: ((Role.CONTROLLER, Role.ROLLOUT, "rpc"),),
     Stage.REWARD: ((Role.ROLLOUT, Role.REWARD, "reward"), (Role.CONTROLLER, Role.ROLLOUT, "rpc")),
     Stage.REFERENCE: ((Role.CONTROLLER, Role.REFERENCE, "rpc"),),
     Stage.TRAIN: ((Role.CONTROLLER, Role.TRAIN, "rpc"),),
