@@ -60,6 +60,8 @@ class Sign:
     stage: str = ""
     since_s: float = 0.0
     seen_s: float = 0.0
+    amid: bool = False
+    """whether it struck while a call was being served, so that what the callee was at then is where"""
 
     @property
     def alarm_s(self) -> float:
@@ -90,8 +92,7 @@ def placed(sign: Sign, story: Story) -> Sign:
         return sign
     stages = stages_of(sign, story)
     worker = sign.peer if sign.component == story.controller else sign.component
-    struck_then = sign.signal in ENDS or (sign.signal == "words" and sign.peer)
-    if struck_then and story.at(sign.time_s)[0] == "rollout" and story.sampling(worker, sign.time_s):
+    if (sign.signal in ENDS or sign.amid) and story.at(sign.time_s)[0] == "rollout" and story.sampling(worker, sign.time_s):
         return replace(sign, stage="reward")
     if sign.peer:
         # A link is tried only where it has something to carry: what shows later began there.

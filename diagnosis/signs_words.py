@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from diagnosis.clues import named_components
 from diagnosis.complaints import Complaint, complaints
@@ -136,7 +137,7 @@ def calls(story: Story, gauges: Gauges) -> Iterator[Sign]:
             yield accused("words", one, KINDS_OF_NAMES, CERTAIN if one.how == "unresolved" else SEEN)
         elif one.how in ("refused", "reset"):
             if lives(story, gauges, one) or (unknown(story, gauges, one) and only_one(story, one, every)):
-                yield accused("words", one, KINDS_OF_RESET, SEEN)
+                yield replace(accused("words", one, KINDS_OF_RESET, SEEN), amid=one.how == "reset")
             else:
                 yield blamed("death", one, KINDS_OF_DEATH, SEEN if one.how == "refused" else STRONG + 1)
         elif one.how == "unconnected":

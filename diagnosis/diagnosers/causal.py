@@ -34,54 +34,56 @@ SIGHTS = ("one log", "logs", "means", "samples")
 #: (right, of) in development by what there was to read, then by the most telling sign and the kind it tells.
 DEVELOPMENT: dict[str, dict[str, tuple[int, int]]] = {
     "one log": {
-        "deafness: io-contention": (1, 1),
-        "deafness: network-bandwidth": (1, 2),
-        "deafness: network-partition": (2, 7),
-        "deafness: process-pause": (5, 7),
-        "death: process-kill": (3, 10),
-        "words: file-corruption": (0, 1),
-        "words: memory-pressure": (1, 1),
+        "deafness: io-contention": (1, 2),
+        "deafness: network-partition": (2, 11),
+        "deafness: process-pause": (3, 11),
+        "death: process-kill": (4, 12),
+        "delay: cpu-contention": (0, 1),
+        "words: disk-fill": (0, 2),
+        "words: memory-pressure": (0, 1),
+        "words: network-reset": (1, 1),
     },
     "logs": {
-        "absence: network-bandwidth": (1, 1),
-        "deafness: network-bandwidth": (0, 1),
-        "deafness: network-partition": (2, 9),
-        "deafness: process-pause": (1, 1),
-        "death: process-kill": (6, 6),
-        "death: process-pause": (2, 4),
-        "slowness: io-contention": (1, 1),
-        "words: file-corruption": (1, 1),
-        "words: memory-pressure": (2, 2),
+        "deafness: network-partition": (2, 14),
+        "deafness: process-pause": (1, 6),
+        "death: process-kill": (8, 9),
+        "death: process-pause": (3, 4),
+        "delay: cpu-contention": (0, 1),
+        "slowness: network-delay": (0, 1),
+        "words: disk-fill": (0, 2),
+        "words: memory-pressure": (0, 1),
         "words: network-reset": (4, 4),
     },
     "means": {
-        "deafness: network-bandwidth": (0, 1),
         "deafness: network-partition": (1, 6),
-        "death: process-kill": (6, 6),
-        "link: network-bandwidth": (1, 1),
-        "link: network-delay": (1, 1),
-        "link: network-partition": (1, 1),
-        "process: io-contention": (1, 1),
-        "process: process-pause": (2, 5),
-        "slowness: io-contention": (1, 1),
-        "words: file-corruption": (1, 1),
-        "words: memory-pressure": (2, 2),
+        "deafness: process-pause": (1, 2),
+        "death: process-kill": (8, 9),
+        "link: network-bandwidth": (2, 2),
+        "link: network-delay": (2, 2),
+        "link: network-loss": (2, 2),
+        "link: network-partition": (4, 4),
+        "process: io-contention": (1, 2),
+        "process: process-pause": (3, 5),
+        "slowness: network-delay": (0, 1),
+        "words: disk-fill": (0, 2),
+        "words: memory-pressure": (0, 1),
         "words: network-reset": (4, 4),
     },
     "samples": {
-        "death: process-kill": (5, 5),
+        "death: process-kill": (8, 8),
+        "disk: disk-fill": (2, 2),
         "disk: io-contention": (2, 2),
-        "link: network-bandwidth": (1, 1),
-        "link: network-delay": (1, 1),
-        "link: network-loss": (1, 1),
-        "link: network-partition": (2, 6),
-        "process: process-kill": (1, 1),
-        "process: process-pause": (3, 6),
-        "words: file-corruption": (1, 1),
-        "words: memory-pressure": (2, 2),
-        "words: network-reset": (4, 4),
+        "link: network-bandwidth": (3, 3),
+        "link: network-delay": (4, 4),
+        "link: network-loss": (4, 4),
+        "link: network-partition": (5, 7),
+        "process: process-pause": (6, 6),
+        "words: memory-pressure": (0, 1),
+        "words: network-reset": (5, 5),
     },
 }
+#: A ground that was met but a few times counts for this many cases of its sight at large.
+WORTH = 2
 FALLBACK = ("process-kill", "memory-pressure", "network-delay", "network-bandwidth", "process-pause", "cpu-contention")
 #: Two signs of the same moment may be told so far apart, seconds: samples are.
 APART_S = 0.6
@@ -133,8 +135,7 @@ def decide(story: Story, signs: list[Sign], sight: str = SIGHTS[3]) -> Diagnosis
     left = ranked_signs(unexplained(signs, story.vocabulary))
     if not left:
         return nobody(story)
-    first = left[0]
-    decisive = min((sign for sign in left if (sign.component, sign.stage) == (first.component, first.stage)), key=telling)
+    first, decisive = left[0], most_telling(left)
     return Diagnosis(
         fault=True,
         ranked=causes_of(left, story.vocabulary),
@@ -143,6 +144,16 @@ def decide(story: Story, signs: list[Sign], sight: str = SIGHTS[3]) -> Diagnosis
         reason=f"{decisive.signal}: {decisive.why}",
         alarm=clock(min(sign.alarm_s for sign in signs if sign.time_s >= first.time_s)),
     )
+
+
+def decisive_of(signs: list[Sign], vocabulary: Vocabulary) -> Sign:
+    """The sign on which a diagnosis rests. Raises IndexError where there is none."""
+    return most_telling(ranked_signs(unexplained(signs, vocabulary)))
+
+
+def most_telling(left: list[Sign]) -> Sign:
+    """Of the signs about the first suspect in its stage the one that tells best what was done."""
+    return min((sign for sign in left if (sign.component, sign.stage) == (left[0].component, left[0].stage)), key=telling)
 
 
 def nobody(story: Story) -> Diagnosis:
@@ -215,9 +226,13 @@ def telling(sign: Sign) -> float:
 
 
 def confidence(sign: Sign, sight: str) -> float:
-    """How often a first cause by such a sign, for such a kind, was right in development, by Laplace's rule."""
-    right, n = DEVELOPMENT[sight].get(ground(sign), (0, 0))
-    return (right + 1) / (n + 2)
+    """How often a first cause by such a sign, for such a kind, was right in development; where few were met, drawn towards
+    how often any was that had as much to read.
+    """
+    met = DEVELOPMENT[sight]
+    large = (sum(right for right, _ in met.values()) + 1) / (sum(n for _, n in met.values()) + 2)
+    right, n = met.get(ground(sign), (0, 0))
+    return (right + WORTH * large) / (n + WORTH)
 
 
 def ground(sign: Sign) -> str:

@@ -150,8 +150,11 @@ def test_each_signal_can_be_left_out(signal: str) -> None:
 
 
 def test_confidence_is_what_development_showed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More right answers on the same ground in development make more confidence; one that was never seen is even odds."""
-    seen = {"absence: network-bandwidth": (9, 10)}
+    """As often right as on the same ground in development; on one that was never met, as often as on all of them."""
+    seen = {"absence: network-bandwidth": (9, 10), "link: network-loss": (2, 8)}
     monkeypatch.setattr(causal, "DEVELOPMENT", dict.fromkeys(causal.SIGHTS, seen))
-    assert told(starved()).confidence == pytest.approx(10 / 12)
+    at_large = (9 + 2 + 1) / (10 + 8 + 2)
+    assert told(starved()).confidence == pytest.approx((9 + 2 * at_large) / (10 + 2))
+    assert told(killed(-9)).confidence == pytest.approx(at_large)
+    monkeypatch.setattr(causal, "DEVELOPMENT", {sight: {} for sight in causal.SIGHTS})
     assert told(killed(-9)).confidence == pytest.approx(0.5)

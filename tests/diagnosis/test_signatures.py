@@ -165,6 +165,35 @@ def test_refused_by_the_dead_and_by_the_way() -> None:
     assert told(refused(-15)).ranked[0] == Cause("w-c0", "rollout", "network-reset")
 
 
+def test_a_reset_amid_a_call_struck_what_the_worker_was_at() -> None:
+    """A connection that was reset while a worker sampled was reset at scoring, the last thing that it had announced."""
+    job = failed(("w-a01", "generate"))
+    text = "w-a01 generate: Connection lost: Connection aborted: [Errno 104] reset by peer request_id=ab12"
+    job.say("w-c0", 6.25, text, "ERROR")
+    assert told(job).ranked[0] == Cause("w-c0", "reward", "network-reset")
+
+
+def test_what_came_late_over_a_link_tells_since_when() -> None:
+    """A lossy link on which one message was late already, with idle samples in between: it struck before the message."""
+    job = Job(WORDS)
+    job.step(6, late={("w-a01", "generate"): 4.0})
+    job.lines["w-a01"] = [line for line in job.lines["w-a01"] if not ("rollout_start" in line[2] and line[0] > 6)]
+    job.lines["w-c0"] = [line for line in job.lines["w-c0"] if line[0] < 6.2]
+    job.say("w-a01", 6.6, "event rollout_start, global_step: 6")
+    job.say("w-a01", 6.601, "/event 200 in 0.001s request_id=00ff00ff00ff00ff")
+    idle = [0.0] * 4
+    link(
+        job,
+        EVENT_LINK,
+        send_queue_bytes=[*idle, 9000.0, 9000, 0, 9000, 9000] + [0.0] * 15,
+        retransmits_per_s=[*idle, 20.0, 8, 0, 8, 8] + [0.0] * 15,
+        acked_bytes_per_s=[*idle, 0.0, 0, 9e4, 0, 0] + [0.0] * 15,
+    )
+    job.say("w-c0", 11.7, "w-a01 generate: Request timeout after 5.0s for http://w-a01:rpc/call request_id=ab12", "ERROR")
+    job.fail(12.0)
+    assert told(job).ranked[0] == Cause("w-c0", "rollout", "network-loss")
+
+
 def test_a_name_that_does_not_resolve() -> None:
     """The dialler cannot tell where its peer is: the name, and the link from the dialler on, are accused."""
     job = failed(("w-a01", "generate"))
@@ -194,6 +223,17 @@ def test_a_disk_that_is_full_or_slow() -> None:
     slow.gauge("disk_fsync_waiting_s", "recover", [0] * 28 + [0.25 * n for n in range(20)])
     assert told(full).ranked[0] == Cause("w-700", "checkpoint", "disk-fill")
     assert told(slow).ranked[0] == Cause("w-700", "checkpoint", "io-contention")
+
+
+def test_a_disk_that_hangs_is_dated_by_the_first_write_that_waited() -> None:
+    """Nobody of the job needed the disk yet: a small write that began as training did shows that it hung from there on."""
+    job = with_checkpoints()
+    job.lines["w-c0"] = [line for line in job.lines["w-c0"] if "global_step:6" not in line[2]]
+    job.say("w-c0", 6.65, "[Trainer] start save latest_checkpoint recover info, epoch_step: 6, global_step:6")
+    job.gauge("disk_fsync_s", "recover", [0.002] * 26)
+    job.gauge("disk_fsync_waiting_s", "recover", [0] * 27 + [0.2 + 0.25 * n for n in range(21)])
+    state(job, "w-700", "process_state", [1] * 28 + [2] * 20)
+    assert told(job).ranked[0] == Cause("w-700", "train", "io-contention")
 
 
 def test_own_words_and_samples_of_a_full_disk_agree_on_the_stage() -> None:
