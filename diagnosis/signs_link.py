@@ -236,7 +236,8 @@ def steady_backlog(beats: list[Beat], span_s: float) -> list[Beat]:
         found = max(found, run, key=len)
     drained_bytes = sum(beat.acked for beat in found) * span_s
     again_bytes = sum(beat.resent for beat in found) * span_s * BACKLOG_BYTES
-    even = steady([beat.acked for beat in found])
+    # What the first of them acknowledged was partly sent before the backlog was there.
+    even = steady([beat.acked for beat in found[1:]])
     return found if len(found) >= BACKLOG_SAMPLES and even and again_bytes < drained_bytes / 2 else []
 
 

@@ -103,6 +103,7 @@ NARROW = {
     "acked_bytes_per_s": [10_000.0] * AFTER,
     "rtt_s": [min(3.0, 0.2 * n) for n in range(AFTER)],
 }
+BURST_THEN_NARROW = {**NARROW, "acked_bytes_per_s": [46_000.0] + [10_000.0] * (AFTER - 1)}
 DROPS = {"received_bytes_per_s": [5800.0 if n % 4 == 1 else 0.0 for n in range(AFTER)], "rtt_s": [0.5] * AFTER}
 SILENT_DIAL = {"connecting": [0.0] + [1.0] * 23}
 
@@ -115,6 +116,7 @@ SILENT_DIAL = {"connecting": [0.0] + [1.0] * 23}
         (LOSSY, "network-loss"),
         (LATE, "network-delay"),
         (NARROW, "network-bandwidth"),
+        (BURST_THEN_NARROW, "network-bandwidth"),
         (DROPS, "network-bandwidth"),
     ],
 )
