@@ -210,9 +210,15 @@ def some_arrive(beats: list[Beat], span_s: float) -> bool:
 
 
 def other_way(beats: list[Beat]) -> bool:
-    """Whether something came the other way while what had been sent was not acknowledged: a cut would have kept it off."""
+    """Whether something came the other way while what had been sent was not acknowledged: a cut would have kept it off.
+
+    Once something is acknowledged a cut is over; what a closed connection still has under way says nothing then.
+    """
     lost = [beat.time_s for beat in beats if beat.stuck and beat.lost]
-    return any(beat.received > 0 and beat.stuck for beat in beats if lost and lost[0] < beat.time_s)
+    if not lost:
+        return False
+    over_s = next((beat.time_s for beat in beats if beat.time_s > lost[0] and beat.acked > 0), float("inf"))
+    return any(beat.received > 0 and beat.stuck for beat in beats if lost[0] < beat.time_s < over_s)
 
 
 def longest_stuck_s(beats: list[Beat], beat_s: float) -> float:

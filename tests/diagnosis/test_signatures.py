@@ -92,6 +92,12 @@ def test_a_process_that_wants_a_core() -> None:
 
 
 CUT = {"send_queue_bytes": [60_000.0] * AFTER, "retransmits_per_s": [8, 4, 0, 4, 0, 0, 4] + [0.0] * 17}
+HEALED = {
+    "send_queue_bytes": [257.0] * 12,
+    "retransmits_per_s": [4.0, 4, 0, 4] + [0.0] * 8,
+    "acked_bytes_per_s": [0.0] * 6 + [9e4] + [0.0] * 5,
+    "received_bytes_per_s": [0.0] * 6 + [9e4, 9e4] + [0.0] * 4,
+}
 LOSSY = {
     "send_queue_bytes": [60_000.0, 0, 60_000, 60_000, 0] + [0.0] * 19,
     "retransmits_per_s": [40.0, 20, 12, 4, 16] + [0.0] * 19,
@@ -113,6 +119,7 @@ SILENT_DIAL = {"connecting": [0.0] + [1.0] * 23}
     [
         (CUT, "network-partition"),
         (SILENT_DIAL, "network-partition"),
+        (HEALED, "network-partition"),
         (LOSSY, "network-loss"),
         (LATE, "network-delay"),
         (NARROW, "network-bandwidth"),
