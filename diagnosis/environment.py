@@ -11,11 +11,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diagnosis.jail import WORK
 from diagnosis.run import MODULES, RCAEVAL
 
 VARIABLE = "FAULTLINE_RCAEVAL"
 #: One thread: the sandbox counts processes and memory, and the matrices are small.
-QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLCONFIGDIR": "/work"}
+QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLCONFIGDIR": WORK}
 
 
 @dataclass(frozen=True)

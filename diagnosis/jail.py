@@ -1,8 +1,9 @@
 """Second stage of the sandbox, run inside fresh namespaces: build a root that holds the evidence alone, drop rights, exec.
 
-``python jail.py SPEC.json``. The new root is a tmpfs that holds, all read-only: the interpreter's folders, ``/code`` and
-``/evidence``; writable: ``/work``. Nothing else of the file system exists there, not even ``/proc``. Without namespaces
-(``"root": ""``) only the resource limits are set. Standard library only; it uses the system calls directly because mount(8)
+``python jail.py SPEC.json``. The new root is a tmpfs that holds, all read-only: the interpreter's folders and the diagnoser's
+code (`CODE`); writable: `WORK`. Nothing else of the file system exists there, not even ``/proc``. Their names are hidden ones
+since an interpreter may lie anywhere, in ``/work`` or ``/code`` as well. Without namespaces (``"root": ""``) only the resource
+limits are set. Standard library only; it uses the system calls directly because mount(8)
 cannot make a bind read-only in one step without losing flags that an ordinary user may not clear.
 """
 
@@ -25,26 +26,36 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SYS_MOUNT_SETATTR = 442
 AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 0x1
 NOBODY = 65534
+CODE, WORK = "/.code", "/.work"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(spec: dict[str, Any]) -> None:
-    """Never returns: becomes the diagnoser, or ends with exit code 125 and one sentence on standard error."""
+    """Never returns: becomes the diagnoser, or ends with exit code 125 and one sentence.
+
+    Where the sandbox cannot be built it is in the file ``unbuilt``, which is open until the diagnoser is started and no
+    longer, so that no diagnoser says so in our stead; where the diagnoser cannot be started, on standard error.
+    """
+    unbuilt = os.open(spec["unbuilt"], os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if spec["root"]:
             enter_root(Path(spec["root"]), spec["binds"])
             drop_rights()
         os.chdir(spec["cwd"])
         limit(spec["limits"])
+    except OSError as error:
+        os.write(unbuilt, f"the sandbox cannot be built: {error}".encode())
+        sys.exit(125)
+    try:
         os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - the very point of this program
     except OSError as error:
-        sys.stderr.write(f"the sandbox cannot be built: {error}\n")
+        sys.stderr.write(f"the diagnoser cannot be started: {error}\n")
         sys.exit(125)
 
 
 def enter_root(root: Path, binds: dict[str, str]) -> None:
-    """Make ``root`` the root: a tmpfs with ``binds`` (path outside -> path inside) read-only and an empty ``/work``."""
+    """Make ``root`` the root: a tmpfs with ``binds`` (path outside -> path inside) read-only and an empty `WORK`."""
     _mount("none", "/", "", MS_REC_PRIVATE, "")
     _mount("tmpfs", str(root), "tmpfs", MS_NOSUID_NODEV, "size=1m,mode=0755")
     for outside, inside in binds.items():
@@ -54,9 +65,10 @@ def enter_root(root: Path, binds: dict[str, str]) -> None:
             continue
         target.mkdir(parents=True, exist_ok=True)
         _mount(outside, str(target), "", MS_BIND_REC, "")
-    (root / "work").mkdir()
+    work = root / WORK.lstrip("/")
+    work.mkdir()
     _read_only(root)
-    _mount("tmpfs", str(root / "work"), "tmpfs", MS_NOSUID_NODEV, "size=16m,mode=0777")
+    _mount("tmpfs", str(work), "tmpfs", MS_NOSUID_NODEV, "size=16m,mode=0777")
     os.chdir(root)
     _check(_libc.syscall(SYS_PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", MNT_DETACH), "umount")

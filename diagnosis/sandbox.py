@@ -5,7 +5,7 @@ case: what it sees is what it asked for, and all of that is metered. Where the s
 network and IPC namespaces (and a user namespace, unless the caller is root), on a root that holds nothing else. Where not, it
 runs as a plain child with the same limits, and the result says so: there it could open files beside the reader. A crash, a
 hang, or a malformed or oversized answer is a result as well: it counts as wrong, with the reason. A crash of the reader's
-process is ours: the result is unknown.
+process, and a sandbox that cannot be built, are ours: the result is unknown.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 
 from diagnosis.answer import MalformedAnswerError, parse_diagnosis
 from diagnosis.environment import Interpreter, interpreter_of, own_interpreter
+from diagnosis.jail import CODE, WORK
 from diagnosis.run import MODULES, RCAEVAL
 from storage.records import Diagnosis
 
@@ -113,9 +114,8 @@ def attempt(
     isolation = "namespaces" if namespaces_allowed() and _is_hidden(evidence, interpreter) else "process"
     with tempfile.TemporaryDirectory(prefix="case-") as folder:
         place = Path(folder)
-        at = Path("/") if isolation == "namespaces" else place
         (place / "code").mkdir()
-        argv = _program(diagnoser, place / "code", at / "code", interpreter)
+        argv = _program(diagnoser, place / "code", Path(CODE) if isolation == "namespaces" else place / "code", interpreter)
         _open_to_nobody(place)
         command = _command(place, argv, limits, isolation, interpreter)
         begun = time.monotonic()
@@ -196,15 +196,16 @@ def _server(evidence: Path, tier: str, limits: Limits, result: Path) -> list[str
 def _command(place: Path, argv: list[str], limits: Limits, isolation: str, interpreter: Interpreter) -> list[str]:
     """Write the second stage's orders and answer the command that follows them: ``argv``, in the sandbox."""
     inside = isolation == "namespaces"
-    at = Path("/") if inside else place
+    code, work = (CODE, WORK) if inside else (str(place / "code"), str(place / "work"))
     for name in ("root", "work"):
         (place / name).mkdir()
     shown = {path: path for path in dict.fromkeys((*SYSTEM, *interpreter.folders)) if Path(path).exists()}
-    usual = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(at / "code"), "HOME": str(at / "work")}
+    usual = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": code, "HOME": work}
     spec = {
         "root": str(place / "root") if inside else "",
-        "binds": {**shown, str(place / "code"): "/code"},
-        "cwd": str(at / "work"),
+        "binds": {**shown, str(place / "code"): CODE},
+        "cwd": work,
+        "unbuilt": str(place / "unbuilt"),
         "argv": argv,
         "env": {**usual, **interpreter.env},
         "limits": {
@@ -276,6 +277,8 @@ def _text(path: Path, most: int) -> str:
 
 def _judge(ended: _Ended, place: Path, evidence: Path, limits: Limits) -> tuple[str, Diagnosis | None, dict[str, int], str]:
     """(status, diagnosis, meter, reason)."""
+    if unbuilt := _text(place / "unbuilt", 4000).strip():
+        return UNKNOWN, None, {}, unbuilt
     if ended.reader is None:
         return FAILED, None, {}, f"no answer within {limits.wall_s:g} s"
     if ended.reader != 0:

@@ -110,7 +110,7 @@ from storage.records import Diagnosis
 
 def diagnose(reader, vocabulary):
     done = [] if [name for _, name in socket.if_nameindex()] == ["lo"] else ["network"]
-    for path in (numpy.__file__, sys.prefix + "/new", "/code/new"):
+    for path in (numpy.__file__, sys.prefix + "/new", "/.code/new"):
         try:
             open(path, "a").close(); done.append(path)
         except OSError: pass

@@ -1,12 +1,14 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from diagnosis import sandbox
+from diagnosis.environment import Interpreter, own_interpreter
 from diagnosis.sandbox import Limits, attempt, builtin, namespaces_allowed
 from storage.layout import RunPaths
 from storage.truth import load_names
@@ -63,15 +65,15 @@ def test_nothing_can_be_changed(run: RunPaths) -> None:
     """Code and interpreter are read-only, the root is not ours, and no capability is left."""
     body = """
 done = []
-for path in ("/code/diagnosis/reader.py", "/code/new", "/usr/new", "/new"):
+for path in ("/.code/diagnosis/reader.py", "/.code/new", "/usr/new", "/new"):
     try:
         open(path, "a").close(); done.append(path)
     except OSError: pass
 try:
-    os.chroot("/work"); done.append("chroot")
+    os.chroot("/.work"); done.append("chroot")
 except OSError: pass
-open("/work/mine", "w").close()
-return said((done, os.listdir("/work")))"""
+open("/.work/mine", "w").close()
+return said((done, os.listdir("/.work")))"""
     assert reason_of(run, body) == "([], ['mine'])"
 
 
@@ -224,6 +226,34 @@ def test_evidence_in_a_shown_folder_is_not_called_isolated(run: RunPaths, monkey
     assert attempt(builtin("random"), run.evidence, "T0").isolation == "process"
 
 
+@pytest.mark.parametrize("folder", ["work", "code"])
+def test_an_interpreter_may_lie_anywhere(tmp_path: Path, folder: str) -> None:
+    """Also in a folder called /work or /code: a checkout there had a sandbox that could not be built."""
+    assert namespaces_allowed()
+    (tmp_path / "code").mkdir()
+    own, shown = own_interpreter(), tmp_path / "environment"
+    shown.mkdir()
+    argv = [*own.command, "-c", f"import os; os.stat('/{folder}/main/environment'); open('mine', 'w').close()"]
+    command = sandbox._command(tmp_path, argv, Limits(), "namespaces", own)
+    spec = json.loads((tmp_path / "spec.json").read_text())
+    spec["binds"][str(shown)] = f"/{folder}/main/environment"
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr + (tmp_path / "unbuilt").read_text()
+
+
+def test_a_sandbox_that_cannot_be_built_is_no_answer(run: RunPaths, tmp_path: Path) -> None:
+    """That is the judge's failure, and unknown; a program that cannot be started is the diagnoser's, and wrong."""
+    assert namespaces_allowed()
+    file, own = tmp_path / "file", own_interpreter()
+    file.write_text("no folder")
+    broken = Interpreter(own.command, (*own.folders, str(file)))
+    came = attempt(hostile(run.root, "return said('ran')"), run.evidence, "T0", interpreter=broken)
+    assert came.status == sandbox.UNKNOWN and came.reason.startswith("the sandbox cannot be built: "), came
+    came = attempt(file, run.evidence, "T0")
+    assert came.status == sandbox.FAILED and "cannot be started" in came.reason, came
+
+
 def test_unknown_diagnoser_is_named(run: RunPaths) -> None:
     """A wrong name is refused with the list of known ones."""
     with pytest.raises(ValueError, match="no diagnoser 'oracle'; there are random, "):
@@ -247,8 +277,8 @@ def test_an_ordinary_user_is_isolated_too(run: RunPaths, ordinary_user, scratch:
     (home / "run" / "truth" / "label.json").write_text("secret")
     body = f"""
 seen = os.path.exists({str(home / "run/truth/label.json")!r})
-writable = [path for path in ("/", "/usr", "/code", "/work") if os.access(path, os.W_OK)]
+writable = [path for path in ("/", "/usr", "/.code", "/.work") if os.access(path, os.W_OK)]
 return said((seen, [n for _, n in socket.if_nameindex()], writable))"""
     process = ordinary_user([sys.executable, "-c", PROGRAM, str(hostile(home, body)), str(home / "run" / "evidence")])
     out, err = process.communicate(timeout=120)
-    assert out.strip() == "namespaces (False, ['lo'], ['/work'])", err
+    assert out.strip() == "namespaces (False, ['lo'], ['/.work'])", err
