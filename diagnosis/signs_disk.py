@@ -67,10 +67,12 @@ def slow(gauges: Gauges, writer: str) -> Iterator[Sign]:
         waits = next((sample for sample in series if value(sample) > SLOW_S), None)
         if waits:
             begun_s = waits.time_s - value(waits)
-            answered = [sample.time_s for sample in gauges.one("disk_fsync_s", name) if sample.time_s <= begun_s]
+            answered = [sample for sample in gauges.one("disk_fsync_s", name) if sample.time_s <= begun_s]
             why = f"the disk of {name} was slow: a small write waited for more than {SLOW_S} s"
-            since_s = max(answered, default=0.0)
-            yield Sign("disk", writer, ("io-contention", "disk-fill"), SEEN, begun_s, why, since_s=since_s)
+            since_s = answered[-1].time_s if answered else 0.0
+            # It may have struck while the write was under way, which otherwise takes so long.
+            time_s = begun_s + typical([value(sample) for sample in answered])
+            yield Sign("disk", writer, ("io-contention", "disk-fill"), SEEN, time_s, why, since_s=since_s)
     for metric in ("disk_fsync_s", "disk_write_latency_s"):
         for name, series in gauges.of(metric).items():
             bound = max(SLOW_S, SLOW_TIMES * typical([value(sample) for sample in series if value(sample) > 0][:1]))

@@ -248,12 +248,22 @@ def steady_backlog(beats: list[Beat], span_s: float) -> list[Beat]:
 
 
 def trickle(beats: list[Beat], stretches: list[tuple[float, float]]) -> list[Beat]:
-    """The samples of an answer that came in drops, all of one size, while nothing was asked, within one overlong stage."""
+    """The samples of an answer that came in drops, all of one size, while nothing was asked, within one overlong stage.
+
+    What came so before that stage as well, as often, is no answer: signs of life are small and regular.
+    """
     for since_s, until_s in stretches:
-        drops = [beat for beat in beats if since_s < beat.time_s <= until_s and beat.received > 0 and beat.acked == 0]
-        if len(drops) >= BACKLOG_SAMPLES and steady([beat.received for beat in drops]):
+        drops = drops_in(beats, since_s, until_s)
+        before = drops_in(beats, beats[0].time_s, since_s)
+        often = len(before) * (until_s - since_s) >= len(drops) * max(since_s - beats[0].time_s, 0.0) / 2
+        if len(drops) >= BACKLOG_SAMPLES and not (before and often) and steady([beat.received for beat in drops]):
             return drops
     return []
+
+
+def drops_in(beats: list[Beat], since_s: float, until_s: float) -> list[Beat]:
+    """The samples in which something came although nothing was sent."""
+    return [beat for beat in beats if since_s < beat.time_s <= until_s and beat.received > 0 and beat.acked == 0]
 
 
 def steady(rates: list[float]) -> bool:

@@ -166,8 +166,18 @@ class Story:
 
     def sampling(self, who: str, time_s: float) -> bool:
         """Whether a rollout worker had begun to sample in this step, and was not told yet that it is over."""
+        step = self.at(time_s)[1]
         heard = [work for work in self.works if work.component == who and work.end_s < time_s + TAKES_HOLD_S]
-        return bool(heard) and heard[-1].what in ("rollout_start", "generate") and heard[-1].step == self.at(time_s)[1]
+        begun = (work.end_s - work.took_s for work in self.works if (work.component, work.what) == (who, "generate"))
+        if not heard or heard[-1].step != step or heard[-1].what not in ("rollout_start", "generate"):
+            return False
+        # One that came to its end says when it had begun; of one that never did it is taken for granted.
+        return not any(time_s < begun_s < self._next_step_s(time_s) for begun_s in begun)
+
+    def _next_step_s(self, time_s: float) -> float:
+        """When the step after the one in force is entered; infinite for the last."""
+        step = self.at(time_s)[1]
+        return next((opening.time_s for opening in self.openings if opening.step > step), float("inf"))
 
     def last_of(self, stages: tuple[str, ...], time_s: float) -> str:
         """The last of these stages that was entered by then; empty when none was."""

@@ -7,6 +7,7 @@ nobody waited for harms nobody.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from diagnosis.reader import LogRecord
 from diagnosis.story import EVENTS, Opening, Story, Work
@@ -15,6 +16,8 @@ from diagnosis.story import EVENTS, Opening, Story, Work
 TIMES, BEYOND_S = 6.0, 0.75
 #: What nobody complained of harmed nobody, unless it cost so many seconds and the time of a whole step.
 UNTOLD_S = 2.5
+#: A step is slow that takes so many times the usual, and so much longer, though no stage of it stands out.
+STEP_TIMES = 3.0
 #: Shorter than this nothing is slow: the log's clock and the machine's scheduler are no finer.
 FLOOR_S = 0.02
 #: Steps before the first trouble in which its cause may lie, and at least so many seconds.
@@ -71,10 +74,19 @@ def first_trouble(story: Story) -> Trouble | None:
     late = [work for work in overlong(story) if span_of(work) >= lost_s]
     found += [Trouble(span.opening.time_s, f"{span.opening.stage} took long", told=False) for span in slow[:1]]
     found += [Trouble(work.end_s - work.took_s - work.lag_s, f"{work.what} took long", told=False) for work in late[:1]]
+    found += [Trouble(begun_s, "a step took long", told=False) for begun_s in slow_steps(story)[:1]]
     if story.failed:
         found.append(Trouble(min(story.ending_s, story.last_s), "the job ended early", told=True))
     first = min(found, key=lambda trouble: trouble.time_s, default=None)
     return first and replace(first, told=any(trouble.told for trouble in found))
+
+
+def slow_steps(story: Story) -> list[float]:
+    """When each step began that took many times the usual: what slows all stages somewhat makes none of them overlong."""
+    begins = [opening.time_s for opening in story.openings if opening.stage == "weights_update" and opening.step >= 1]
+    took = list(pairwise([*begins, min(story.ending_s, story.last_s)]))
+    usual = usual_s([end_s - begun_s for begun_s, end_s in took]) if took else 0.0
+    return [begun_s for begun_s, end_s in took if end_s - begun_s >= max(STEP_TIMES * usual, usual + UNTOLD_S)]
 
 
 def overlong(story: Story) -> list[Work]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from diagnosis.diagnosers import causal
+from diagnosis.story import Story
 from diagnosis.vocabulary import Vocabulary
 from storage.records import Cause, Diagnosis
 from tests.diagnosis.small_job import Job, clock, vocabulary
@@ -91,6 +92,26 @@ def test_a_process_that_wants_a_core() -> None:
     assert told(job).ranked[0] == Cause("w-701", "train", "cpu-contention")
 
 
+def test_a_process_that_wants_a_core_all_along() -> None:
+    """No stage stands out, and nobody complains, but a step takes long and whoever works in it is kept from its core."""
+    job = Job(WORDS, steps=5)
+    for name in WORDS.components:
+        role = WORDS.roles[name]
+        job.gauge("process_state", name, [1] * 20 + [0 if name == "w-701" else 1] * 20)
+        job.gauge("cpu_ratio", name, [0.1] * 40)
+        for what, at_s, took_s in (("upload_weights", 5.0, 1.0), ("train_batch", 8.2, 1.0)):
+            if role == "train":
+                job.serve(name, what, 5, at_s + took_s, took_s)
+        for what, at_s, took_s in (("update_weights", 5.0, 1.1), ("generate", 6.7, 1.0)):
+            if role == "rollout":
+                job.serve(name, what, 5, at_s + took_s, took_s)
+    for at_s, what in ((5.0, "update weight"), (6.2, "notify_rollout_start_event"), (6.7, "rollout"), (7.8, "train")):
+        job.say("w-c0", at_s, f"start to {what}, step: 5, epoch: 0")
+    job.say("w-c0", 9.4, "start to update weight, step: 6, epoch: 0")
+    job.finish(9.6)
+    assert told(job).ranked[:1] == (Cause("w-701", "weights_update", "cpu-contention"),)
+
+
 CUT = {"send_queue_bytes": [60_000.0] * AFTER, "retransmits_per_s": [8, 4, 0, 4, 0, 0, 4] + [0.0] * 17}
 HEALED = {
     "send_queue_bytes": [257.0] * 12,
@@ -140,6 +161,18 @@ def test_a_request_that_arrived_was_not_cut_off(heard_s: float, kind: str) -> No
     job.say("w-c0", 11.1, "w-a01 generate: Request timeout after 5.0s for http://w-a01:rpc/call request_id=ab12", "ERROR")
     job.say("w-a01", heard_s, "/call 200 in 0.020s request_id=ab12")
     assert told(job).ranked[0].component == "w-c0" and told(job).ranked[0].kind == kind
+
+
+def test_signs_of_life_are_no_narrow_link() -> None:
+    """Small messages that come by themselves, as often before the trouble as in it, are no answer that trickles in."""
+    job = failed(("w-a01", "generate"))
+    job.gauge("process_state", "w-a01", [])
+    state(job, "w-a01", "process_state", [1] * (BEFORE + 1) + [3] * (AFTER - 1))
+    beating = {"received_bytes_per_s": [400.0 if n % 2 else 0.0 for n in range(AFTER)]}
+    link(job, "w-3e>w-5c:beats", **beating)
+    job.gauge("link_received_bytes_per_s", "w-3e>w-5c:beats", [400.0 if n % 2 else 0.0 for n in range(BEFORE)])
+    signs = causal.gathered(job, Story(job, WORDS))
+    assert not [sign for sign in signs if sign.signal == "link"], signs
 
 
 def test_a_single_segment_sent_again_is_no_loss() -> None:
