@@ -71,6 +71,10 @@ REASONS: dict[tuple[str, Stage], str] = {
 #: Where there is one cell instead of two.
 ONE_LINK = "no other link carries anything"
 ONE_OWNER = "one worker writes checkpoints"
+ONE_ASKS = "a limit shows only when a process asks for more, and the other asks for nothing"
+#: Stages whose requests are no larger than what a narrow link lets through at once.
+SMALL_REQUESTS = (Stage.CHECKPOINT, Stage.CLEANUP)
+TOO_SMALL = "what is sent is small enough for any rate, so a narrow link shows in a later stage"
 
 
 @dataclass(frozen=True)
@@ -165,11 +169,12 @@ def split_of(name: str) -> str:
 
 def _whom(kind: FaultKind, stage: Stage) -> Iterator[tuple[Any, ...]]:
     """What follows kind and stage in a cell."""
-    if kind == FaultKind.NOOP:
+    if kind == FaultKind.NOOP or (kind == FaultKind.NETWORK_BANDWIDTH and stage in SMALL_REQUESTS):
         return
     match TARGETS[kind][0]:
         case "process":
-            yield from (((role,),) for role in PROCESSES.get(stage, ()))
+            roles = PROCESSES.get(stage, ())
+            yield from (((role,),) for role in (roles[:1] if kind == FaultKind.MEMORY_PRESSURE else roles))
         case "link":
             yield from (((src, dst), purpose) for src, dst, purpose in LINKS.get(stage, ()))
         case "path" if stage in PATHS:
@@ -179,9 +184,9 @@ def _whom(kind: FaultKind, stage: Stage) -> Iterator[tuple[Any, ...]]:
 def _missing(kind: FaultKind, stage: Stage) -> Iterator[str]:
     acts_on, there = TARGETS[kind][0], len(list(_whom(kind, stage)))
     if there == 0:
-        yield from [REASONS[acts_on, stage]] * 2
+        yield from [REASONS.get((acts_on, stage), TOO_SMALL)] * 2
     elif there == 1:
-        yield ONE_LINK if acts_on == "link" else ONE_OWNER
+        yield {"link": ONE_LINK, "path": ONE_OWNER, "process": ONE_ASKS}[acts_on]
 
 
 def _who(role: Role) -> dict[str, Any]:
