@@ -74,9 +74,10 @@ def first_trouble(story: Story) -> Trouble | None:
     late = [work for work in overlong(story) if span_of(work) >= lost_s]
     found += [Trouble(span.opening.time_s, f"{span.opening.stage} took long", told=False) for span in slow[:1]]
     found += [Trouble(work.end_s - work.took_s - work.lag_s, f"{work.what} took long", told=False) for work in late[:1]]
-    found += [Trouble(begun_s, "a step took long", told=False) for begun_s in slow_steps(story)[:1]]
     if story.failed:
         found.append(Trouble(min(story.ending_s, story.last_s), "the job ended early", told=True))
+    # That it was slow says less of when than all else: only where there is nothing else.
+    found = found or [Trouble(begun_s, "a step took long", told=False) for begun_s in slow_steps(story)[:1]]
     first = min(found, key=lambda trouble: trouble.time_s, default=None)
     return first and replace(first, told=any(trouble.told for trouble in found))
 
