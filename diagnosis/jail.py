@@ -2,7 +2,7 @@
 
 ``python jail.py SPEC.json``. The new root is a tmpfs that holds, all read-only: the interpreter's folders and the diagnoser's
 code (`CODE`); writable: `WORK`. Nothing else of the file system exists there, not even ``/proc``. Their names are hidden ones
-since an interpreter may lie anywhere, in ``/work`` or ``/code`` as well. Without namespaces (``"root": ""``) only the resource
+since an interpreter may lie anywhere, in a folder of any common name. Without namespaces (``"root": ""``) only the resource
 limits are set. Standard library only; it uses the system calls directly because mount(8)
 cannot make a bind read-only in one step without losing flags that an ordinary user may not clear.
 """

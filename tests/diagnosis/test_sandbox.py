@@ -228,7 +228,7 @@ def test_evidence_in_a_shown_folder_is_not_called_isolated(run: RunPaths, monkey
 
 @pytest.mark.parametrize("folder", ["work", "code"])
 def test_an_interpreter_may_lie_anywhere(tmp_path: Path, folder: str) -> None:
-    """Also in a folder called /work or /code: a checkout there had a sandbox that could not be built."""
+    """Also in a folder whose name the sandbox once used itself: for a checkout there it could not be built."""
     assert namespaces_allowed()
     (tmp_path / "code").mkdir()
     own, shown = own_interpreter(), tmp_path / "environment"
