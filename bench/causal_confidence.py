@@ -19,7 +19,7 @@ from diagnosis.diagnosers.causal import decide, decisive_of, gathered, ground, s
 from diagnosis.reader import EvidenceReader
 from diagnosis.story import Story
 from diagnosis.vocabulary import TIERS, read_vocabulary
-from injection.sweep import HELD_OUT, split_of, sweep_cells
+from injection.sweep import HELD_OUT, PREFIX, split_of
 from report.impact import impact
 from storage import truth
 from storage.layout import RunPaths
@@ -67,12 +67,13 @@ def is_right(first: Cause | None, label: Label, names: dict[str, str]) -> bool:
 
 def cases(runs: list[RunPaths]) -> Iterator[tuple[RunPaths, Label]]:
     """Valid runs of development that are cases, sealed now where they were not, with their labels."""
-    held_out = {name for name in sweep_cells() if split_of(name) == HELD_OUT}
     plans = {paths.root: truth.load_plan(paths) for paths in runs if paths.plan.exists() and paths.table("logs").exists()}
     known = [paths for paths in runs if paths.root in plans]
     for paths in known:
         plan = plans[paths.root]
-        if plan["scenario"] in held_out or not outcome_of(paths)["valid"]:
+        # By the name, so that it holds for cells that the sweep had once as well.
+        held_out = plan["scenario"].startswith(PREFIX) and split_of(plan["scenario"]) == HELD_OUT
+        if held_out or not outcome_of(paths)["valid"]:
             continue
         near = healthy_runs(paths, plan, known)
         told = impact(open_case(paths), [open_case(run, tables=("metrics",)) for run in near])

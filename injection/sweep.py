@@ -183,8 +183,10 @@ def _whom(kind: FaultKind, stage: Stage) -> Iterator[tuple[Any, ...]]:
 
 def _missing(kind: FaultKind, stage: Stage) -> Iterator[str]:
     acts_on, there = TARGETS[kind][0], len(list(_whom(kind, stage)))
-    if there == 0:
-        yield from [REASONS.get((acts_on, stage), TOO_SMALL)] * 2
+    if kind == FaultKind.NETWORK_BANDWIDTH and stage in SMALL_REQUESTS:
+        yield from [TOO_SMALL] * 2
+    elif there == 0:
+        yield from [REASONS[acts_on, stage]] * 2
     elif there == 1:
         yield {"link": ONE_LINK, "path": ONE_OWNER, "process": ONE_ASKS}[acts_on]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 #: What is looked at besides processes and hosts, unless a scenario says otherwise. Not: pings, which are packets of our own.
@@ -34,31 +34,29 @@ class Profile:
 CATALOGUE_A = ("weight-sync-link", "rollout-cpu-oom", "train-oom-masked", "colocated-handover-lost", "checkpoint-torn")
 
 #: Two warm-up steps and ten measured ones, as the experiment plan asks of a baseline.
+SMOKE = Profile(
+    "smoke",
+    {"time_scale": 360.0, "train_workers": 2, "rollout_workers": 2, "steps": 12},
+    warmup_steps=2,
+    baselines=3,
+    repeats=1,
+    scenarios=CATALOGUE_A,
+    meaning="the first command and CI: minutes on two cores",
+    hold_s=0.02,
+)
+SEALED = replace(
+    SMOKE,
+    name="sealed",
+    meaning="published sets: as smoke, with stages that last for two samples and more",
+    sample_hz=10.0,
+    sync_every_s=0.2,
+    hold_s=0.1,
+)
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile(
-            "smoke",
-            {"time_scale": 360.0, "train_workers": 2, "rollout_workers": 2, "steps": 12},
-            warmup_steps=2,
-            baselines=3,
-            repeats=1,
-            scenarios=CATALOGUE_A,
-            meaning="the first command and CI: minutes on two cores",
-            hold_s=0.02,
-        ),
-        Profile(
-            "sealed",
-            {"time_scale": 360.0, "train_workers": 2, "rollout_workers": 2, "steps": 12},
-            warmup_steps=2,
-            baselines=3,
-            repeats=1,
-            scenarios=CATALOGUE_A,
-            meaning="published sets: as smoke, with stages that last for two samples and more",
-            sample_hz=10.0,
-            sync_every_s=0.2,
-            hold_s=0.1,
-        ),
+        SMOKE,
+        SEALED,
         Profile(
             "nightly",
             {"time_scale": 60.0, "train_workers": 4, "rollout_workers": 4, "steps": 12},

@@ -109,6 +109,18 @@ def test_a_scenario_s_mistakes_are_told_with_key_file_and_line(tmp_path: Path) -
         load_scenario(str(wrong))
 
 
+def test_a_profile_says_how_long_announcements_are_held_and_how_often_the_disk_is_tried() -> None:
+    """In every arm alike; a published set's runs are those of the smoke profile but for that and the rate of samples."""
+    scenario = load_scenario("weight-sync-link")
+    smoke, sealed = ([make_plan(scenario, arm, 1, name) for arm in ("control", "legacy")] for name in ("smoke", "sealed"))
+    assert [(plan["barrier_hold_s"], plan["sync_every_s"]) for plan in (*smoke, *sealed)] == [(0.02, 10.0)] * 2 + [
+        (0.1, 0.2)
+    ] * 2
+    own = {"profile", "barrier_hold_s", "sync_every_s", "sample_hz"}
+    for one, other in zip(smoke, sealed, strict=True):
+        assert {key for key in one if one[key] != other[key]} == own
+
+
 def test_a_scenario_chooses_what_is_sampled_and_how_often(tmp_path: Path) -> None:
     """Its own sources and rate are in the plan of every arm, else the profile's; what is unknown is refused by line."""
     shipped = (SCENARIOS / "weight-sync-link.yaml").read_text()
